@@ -1,0 +1,55 @@
+# Eleven targets, each a line that a person could type.
+
+# One set of flags for all, so that what one target compiled the next one finds
+# in the build cache: pebble and sqlite take minutes the first time.
+export CGO_ENABLED := 0
+export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+FUZZTIME ?= 10s
+SEEDS    ?= 1000
+
+.PHONY: build run check test race fuzz sim compat bench demo deps
+
+build: ## the one static binary, bin/nearkey
+	go build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/nearkey ./cmd/nearkey
+
+run: build ## a durable Workers KV on 127.0.0.1:8790, data in ./nearkey-data
+	./bin/nearkey serve
+
+check: ## what a reviewer need not look at: format, vet, linters, the rules of the house
+	@files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')) && test -z "$$files" || { echo "gofmt: not formatted: $$files"; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	@.ci/govulncheck
+	go test -run House .
+
+test: build check deps ## everything; what continuous integration runs
+	$(MAKE) fuzz
+	$(MAKE) compat
+	go test ./...
+
+race: ## all tests of the module under the race detector
+	CGO_ENABLED=1 go test -race ./...
+
+fuzz: ## every fuzz target for FUZZTIME
+	@.ci/fuzz $(FUZZTIME)
+
+sim: ## the seeded random tests, with SEEDS seeds
+	NEARKEY_SEEDS=$(SEEDS) go test -count=1 -timeout 60m -run 'Random|Model|Crash|Power' ./kv/... ./store/...
+
+compat: build deps ## real clients against the real binary
+	cd test/compat && go test -count=1 ./...
+
+demo: build deps ## real files through the API, a kill -9 half-way, every byte verified
+	go run ./test/demo
+
+bench: build ## the table of bench/README.md
+	@command -v nginx >/dev/null || { apt-get update && apt-get install -y --no-install-recommends nginx-light; }
+	go build -o bin/bench ./bench
+	./bin/bench $(BENCH)
+
+deps: ## what the tests need beyond Go
+	@command -v curl >/dev/null || { apt-get update && apt-get install -y curl; }
+	@command -v npm >/dev/null || { echo "make: the compat tests need Node.js 20 or newer with npm"; exit 1; }
+	cd test/compat && npm ci --no-fund --no-audit
