@@ -1,0 +1,126 @@
+// Command bench measures nearkey through its HTTP API beside nginx on the same
+// machine and prints the table that README.md explains.
+//
+// It starts the real binary and nginx on loopback with data of their own in a
+// temporary folder, runs them in turns, and reports the CPU that each operation
+// cost beside its rate. A low figure is a figure; only what broke is an error.
+//
+// It keeps nothing, and to lose it in the middle of a run costs that run.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// options are what a person may choose.
+type options struct {
+	nearkey, nginx string        // the binaries; nginx empty: left out
+	parts          []string      // which parts to run
+	full           bool          // the sizes of the full table
+	rounds         int           // of each measurement
+	slice          time.Duration // of each round
+	memoryMiB      int           // the bound that nearkey is given
+}
+
+// bench is one run.
+type bench struct {
+	options
+	dir string
+	out io.Writer
+}
+
+// part is one block of the table.
+type part struct {
+	name, about string
+	run         func(*bench, context.Context) error
+}
+
+var parts = []part{
+	{"get", "hot and cold get of 288 bytes, beside nginx serving the same files", (*bench).gets},
+	{"put", "synced put of 288 bytes at 1 and 64 clients", (*bench).puts},
+	{"list", "import, list of 1,000 keys in namespaces of 10 k, 100 k and 1 M, bulk get of 100", (*bench).lists},
+	{"size", "disk, memory and time to open at 1 M keys (with -full also 5 M)", (*bench).sizes},
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, out io.Writer) error {
+	opts, err := parse(args)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "nearkey-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) // a temporary folder: what stays is the system's to clean
+	b := &bench{options: opts, dir: dir, out: out}
+	b.printf("nearkey bench: %d cores, %s, %d rounds of %s\n", runtime.NumCPU(), runtime.Version(), opts.rounds, opts.slice)
+	began := time.Now()
+	for _, p := range parts {
+		if !slices.Contains(opts.parts, p.name) {
+			continue
+		}
+		b.printf("\n== %s: %s\n", p.name, p.about)
+		if err := p.run(b, ctx); err != nil {
+			return fmt.Errorf("part %s: %w", p.name, err)
+		}
+	}
+	b.printf("\nmeasured in %s\n", time.Since(began).Round(time.Second))
+	return nil
+}
+
+func parse(args []string) (options, error) {
+	var names []string
+	for _, p := range parts {
+		names = append(names, p.name)
+	}
+	var opts options
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.StringVar(&opts.nearkey, "nearkey", filepath.Join("bin", "nearkey"), "the nearkey binary")
+	flags.StringVar(&opts.nginx, "nginx", "nginx", "the nginx binary; empty: no comparison")
+	chosen := flags.String("parts", strings.Join(names, ","), "the parts to run")
+	flags.BoolVar(&opts.full, "full", false, "5 million keys as well: some minutes more")
+	flags.IntVar(&opts.rounds, "rounds", 5, "rounds of each measurement; the median counts")
+	flags.DurationVar(&opts.slice, "slice", 2*time.Second, "length of a round")
+	flags.IntVar(&opts.memoryMiB, "memory", 512, "the memory that nearkey may have, MiB")
+	if err := flags.Parse(args); err != nil {
+		return options{}, err
+	}
+	opts.parts = strings.Split(*chosen, ",")
+	for _, name := range opts.parts {
+		if !slices.Contains(names, name) {
+			return options{}, fmt.Errorf("no part %q: there are %s", name, strings.Join(names, ", "))
+		}
+	}
+	if opts.rounds < 1 || opts.slice <= 0 || flags.NArg() > 0 {
+		return options{}, fmt.Errorf("want at least one round, a slice longer than nothing, and no arguments")
+	}
+	if _, err := os.Stat(opts.nearkey); err != nil {
+		return options{}, fmt.Errorf("the nearkey binary: %w (make build)", err)
+	}
+	return opts, nil
+}
+
+// printf writes to the table; a reader that went away is no reason to stop.
+func (b *bench) printf(format string, args ...any) { fmt.Fprintf(b.out, format, args...) }
