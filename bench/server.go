@@ -257,6 +257,7 @@ func (b *bench) startNginx(ctx context.Context, root, prefix string, pinned bool
 const nginxConfig = `%[1]s
 daemon off;
 worker_processes 1;
+worker_rlimit_nofile 12000;
 pid %[2]s/pid;
 error_log stderr;
 events { worker_connections 1024; }
@@ -267,7 +268,7 @@ http {
 	tcp_nodelay on;
 	keepalive_requests 1000000000;
 	keepalive_timeout 600s;
-	open_file_cache max=200000 inactive=600s;
+	open_file_cache max=10000 inactive=600s;
 	open_file_cache_valid 600s;
 	default_type application/octet-stream;
 	client_body_temp_path %[2]s/body;
