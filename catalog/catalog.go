@@ -1,0 +1,187 @@
+// Package catalog is the control plane: accounts, namespaces, API tokens, and
+// who may do what.
+//
+// It rests in a SQL database, whose dialect is confined to sqlite.go. A change
+// that was acknowledged survives a crash and a loss of power. What every request
+// asks, Authenticate and Namespace, is answered from memory: such an answer is at
+// most CacheFor old, unless the database fails, when it is served for up to
+// StaleFor. A change made through this process is seen by it at once.
+//
+// Secrets are stored as their SHA-256 only. They are random and long, so that a
+// slow hash would add nothing but load.
+//
+// It may lose its caches, which costs a query each; without its database nothing
+// can be changed and only what is cached goes on being served.
+package catalog
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nearkey/nearkey/kv"
+)
+
+// Catalog is an open catalog. All methods may be called at once. What they
+// return must not be changed: it may be shared with other callers.
+type Catalog struct {
+	db         database
+	now        func() time.Time
+	tokens     *cache[secretHash, *Grant]
+	keys       *cache[secretHash, *Grant]
+	namespaces *cache[kv.NamespaceID, *Namespace]
+}
+
+// Open opens the catalog in the SQLite file at path and creates it, readable by
+// its owner alone, if it does not exist. An older schema is brought up to date;
+// one that this program does not know is refused. Several processes may have a
+// catalog open at once.
+func Open(ctx context.Context, path string) (*Catalog, error) {
+	return open(ctx, path, migrations())
+}
+
+func open(ctx context.Context, path string, steps []migration) (*Catalog, error) {
+	db, err := openSQLite(path)
+	if err != nil {
+		return nil, fmt.Errorf("open catalog %s: %w", path, err)
+	}
+	if err := migrate(ctx, db, steps, time.Now()); err != nil {
+		return nil, errors.Join(fmt.Errorf("open catalog %s: %w", path, err), db.close())
+	}
+	c := &Catalog{db: db, now: time.Now}
+	clock := func() time.Time { return c.now() }
+	c.tokens = newCache[secretHash](CacheBytes, (*Grant).bytes, clock)
+	c.keys = newCache[secretHash](CacheBytes, (*Grant).bytes, clock)
+	c.namespaces = newCache[kv.NamespaceID](CacheBytes, (*Namespace).bytes, clock)
+	return c, nil
+}
+
+// Close waits for the queries that are under way and closes the database.
+func (c *Catalog) Close() error {
+	if err := c.db.close(); err != nil {
+		return fmt.Errorf("close catalog: %w", err)
+	}
+	return nil
+}
+
+// sentinel is a kind of error of this package, possibly a kind of another one.
+type sentinel struct {
+	text string
+	kind error
+}
+
+func (s *sentinel) Error() string { return s.text }
+
+func (s *sentinel) Unwrap() error { return s.kind }
+
+// The kinds of error. An error that is none of them nor kv.ErrFull (no space for
+// a change; nothing was changed) comes from the caller's context.
+var (
+	// ErrUnavailable: the database failed. A change may or may not have been made,
+	// but never half of it.
+	ErrUnavailable error = &sentinel{"the catalog is unavailable", kv.ErrUnavailable}
+	// ErrInvalid: a request breaks a rule that the error's text names.
+	ErrInvalid error = &sentinel{"invalid", nil}
+	// ErrNotFound: there is no such account, namespace or token.
+	ErrNotFound error = &sentinel{"not found", nil}
+
+	ErrTitleMissing      error = &sentinel{"a namespace must have a title", nil}
+	ErrTitleTooLong      error = &sentinel{fmt.Sprintf("the title of a namespace has at most %d characters", MaxTitleChars), nil}
+	ErrTitleTaken        error = &sentinel{"a namespace with this account ID and title already exists", nil}
+	ErrTooManyNamespaces error = &sentinel{"the account has as many namespaces as it may", nil}
+
+	// ErrUnauthenticated: no valid token, or no valid e-mail and key.
+	ErrUnauthenticated  error = &sentinel{"unknown token or key", nil}
+	ErrTokenExpired     error = &sentinel{"the token has expired", ErrUnauthenticated}
+	ErrTokenRevoked     error = &sentinel{"the token was revoked", ErrUnauthenticated}
+	ErrTokenNotYetValid error = &sentinel{"the token is not valid yet", ErrUnauthenticated}
+
+	// ErrRootToken: the root token is given by the configuration; it is changed there.
+	ErrRootToken     error = &sentinel{"the root token cannot be revoked; configure another one instead", nil}
+	ErrTooManyTokens error = &sentinel{fmt.Sprintf("the account has %d tokens, as many as it may", MaxTokens), nil}
+)
+
+// invalid is an ErrInvalid that says what is wrong.
+func invalid(format string, args ...any) error {
+	return &sentinel{fmt.Sprintf(format, args...), ErrInvalid}
+}
+
+// failure wraps err, which ended an operation on the database, with what was
+// being done and, if it is not a kind of this package already, with its kind.
+func failure(ctx context.Context, doing string, err error) error {
+	var known *sentinel
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &known):
+		return fmt.Errorf("%s: %w", doing, err)
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: %w", doing, ctx.Err())
+	case isFull(err):
+		return fmt.Errorf("%s: the catalog: %w: %w", doing, kv.ErrFull, err)
+	}
+	return fmt.Errorf("%s: %w: %w", doing, ErrUnavailable, err)
+}
+
+// change runs f in a transaction that is durable when change returns nil and
+// undone when f fails. It calls forget, unless nil, when the change may have been
+// made: also when the commit fails, for that may be after it took effect. A
+// change that certainly was not made leaves the caches alone: they may be all
+// there is while the database fails.
+func (c *Catalog) change(ctx context.Context, doing string, forget func(), f func(*sql.Tx) error) error {
+	tx, err := c.db.write.BeginTx(ctx, nil)
+	if err != nil {
+		return failure(ctx, doing, err)
+	}
+	if err := f(tx); err != nil {
+		// The first error tells why; that of a rollback adds nothing, the
+		// connection is then discarded and the transaction with it.
+		_ = tx.Rollback()
+		return failure(ctx, doing, err)
+	}
+	err = tx.Commit()
+	if forget != nil {
+		forget()
+	}
+	return failure(ctx, doing, err)
+}
+
+// one executes a statement that is about exactly one row, or none: ErrNotFound.
+func one(ctx context.Context, tx *sql.Tx, statement string, args ...any) error {
+	res, err := tx.ExecContext(ctx, statement, args...)
+	if err != nil {
+		return err
+	}
+	n, err := res.RowsAffected()
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return err
+}
+
+// newID returns 32 hexadecimal digits, what ids look like.
+func newID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// stored and loaded convert times to and from microseconds since 1970, which
+// hold every year that a client may write; 0 is no time.
+func stored(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func loaded(micros int64) time.Time {
+	if micros == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros).UTC()
+}
