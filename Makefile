@@ -7,7 +7,8 @@ export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
 
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 FUZZTIME ?= 10s
-SEEDS    ?= 1000
+SEEDS    ?= 2000
+COUNT    ?= 20
 
 .PHONY: build run check test race fuzz sim compat bench demo deps
 
@@ -35,8 +36,9 @@ race: ## all tests of the module under the race detector
 fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $(FUZZTIME)
 
-sim: ## the seeded random tests, with SEEDS seeds
-	NEARKEY_SEEDS=$(SEEDS) go test -count=1 -timeout 60m -run 'Random|Model|Crash|Power' ./kv/... ./store/...
+sim: ## the seeded random tests: power losses for SEEDS seeds, the laws of stores COUNT times
+	go test -count=1 -timeout 60m -run PowerLoss ./store/disk -crash-seeds $(SEEDS)
+	go test -count=$(COUNT) -timeout 60m -run Laws ./store/...
 
 compat: build deps ## real clients against the real binary
 	cd test/compat && go test -count=1 ./...

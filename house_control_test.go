@@ -68,6 +68,21 @@ func TestHouseControls(t *testing.T) {
 		{"production does not import tests", "feed/a.go", `package feed; import "testing/synctest"`, true},
 		{"production does not import tests", "kv/kvtest/a.go", `package kvtest; import "testing"`, false},
 
+		{"mutexes name what they guard", "feed/a.go", "package feed\ntype T struct {\n\tmu sync.Mutex // guards n\n\tn int\n}", false},
+		{"mutexes name what they guard", "feed/a.go", "package feed\ntype T struct {\n\tmu sync.RWMutex\n\tn int\n}", true},
+
+		{"contexts are not stored", "feed/a.go", "package feed; type T struct { ctx context.Context }", true},
+		{"contexts are not stored", "feed/a.go", "package feed; func f(ctx context.Context) {}", false},
+
+		{"constructors start nothing", "feed/a.go", "package feed; func NewT() { go f() }", true},
+		{"constructors start nothing", "feed/a.go", "package feed; func (t *T) Run() { go f() }", false},
+
+		{"no else after return", "feed/a.go", "package feed; func f() int { if x { return 1 } else { return 2 } }", true},
+		{"no else after return", "feed/a.go", "package feed; func f() int { if x { y = 1 } else { y = 2 }; return y }", false},
+
+		{"errors say what was done", "feed/a.go", `package feed; var e = fmt.Errorf("failed to open: %w", err)`, true},
+		{"errors say what was done", "feed/a.go", `package feed; var e = fmt.Errorf("open %s: %w", name, err)`, false},
+
 		{"names mean something", "internal/util/a.go", "package util", true},
 		{"names mean something", "wire/a.go", "package http", true},
 		{"names mean something", "wire/a.go", "package wire; type ConnManager struct{}", true},

@@ -34,6 +34,7 @@ var dependencies = []dependency{
 	{"modernc.org/sqlite", "catalog", "the control plane's database in one file, without cgo"},
 	{"github.com/prometheus/client_golang", "internal/observe", "the metrics format that everyone scrapes"},
 	{"github.com/spf13/cobra", "cmd/nearkey", "commands, help and shell completion"},
+	{"github.com/spf13/pflag", "cmd/nearkey", "cobra's flags, by their own name"},
 	{"github.com/pelletier/go-toml/v2", "cmd/nearkey", "a strict reader of the configuration file"},
 	{"github.com/schollz/progressbar/v3", "cmd/nearkey", "progress of export and import on a terminal"},
 	{"golang.org/x/term", "cmd/nearkey", "is this a terminal, and how wide"},
@@ -111,15 +112,7 @@ func (s source) imports() []string {
 // calls reports whether n is a call of the function name of an imported package.
 func calls(n ast.Node, pkg, name string) bool {
 	call, ok := n.(*ast.CallExpr)
-	if !ok {
-		return false
-	}
-	sel, ok := call.Fun.(*ast.SelectorExpr)
-	if !ok || sel.Sel.Name != name {
-		return false
-	}
-	ident, ok := sel.X.(*ast.Ident)
-	return ok && ident.Name == pkg
+	return ok && isSelector(call.Fun, pkg, name)
 }
 
 func parseSource(path, text string) (source, error) {
@@ -191,6 +184,11 @@ var rules = map[string]func([]source) []string{
 	"production does not import tests": testingImports,
 	"names mean something":             packageNames,
 	"every store runs the suite":       storeSuites,
+	"mutexes name what they guard":     mutexComments,
+	"contexts are not stored":          storedContexts,
+	"constructors start nothing":       startingConstructors,
+	"no else after return":             elseAfterReturn,
+	"errors say what was done":         errorTexts,
 }
 
 func TestHouse(t *testing.T) {
@@ -420,6 +418,108 @@ func shortPause(e ast.Expr) bool {
 	return ok && (sel.Sel.Name == "Millisecond" || sel.Sel.Name == "Microsecond")
 }
 
+// mutexComments: a mutex in a struct says what it guards.
+func mutexComments(all []source) (complaints []string) {
+	for _, s := range all {
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			fields, ok := n.(*ast.StructType)
+			if !ok || s.test() {
+				return true
+			}
+			for _, f := range fields.Fields.List {
+				mutex := isSelector(f.Type, "sync", "Mutex") || isSelector(f.Type, "sync", "RWMutex")
+				if mutex && !strings.Contains(f.Doc.Text()+f.Comment.Text(), "guard") {
+					complaints = append(complaints, s.line(f)+": say what the mutex guards")
+				}
+			}
+			return true
+		})
+	}
+	return complaints
+}
+
+// storedContexts: a context belongs to a call, not to a thing.
+func storedContexts(all []source) (complaints []string) {
+	for _, s := range all {
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if fields, ok := n.(*ast.StructType); ok && !s.test() {
+				for _, f := range fields.Fields.List {
+					if isSelector(f.Type, "context", "Context") {
+						complaints = append(complaints, s.line(f)+": pass the context, do not store it")
+					}
+				}
+			}
+			return true
+		})
+	}
+	return complaints
+}
+
+// startingConstructors: long work is Run(ctx), and whoever calls it waits for it.
+func startingConstructors(all []source) (complaints []string) {
+	for _, s := range all {
+		for _, decl := range s.file.Decls {
+			f, ok := decl.(*ast.FuncDecl)
+			if !ok || f.Body == nil || s.test() || !strings.HasPrefix(f.Name.Name, "New") {
+				continue
+			}
+			for _, statement := range f.Body.List {
+				if _, ok := statement.(*ast.GoStmt); ok {
+					complaints = append(complaints, s.line(statement)+": "+f.Name.Name+" starts a goroutine: make it Run(ctx)")
+				}
+			}
+		}
+	}
+	return complaints
+}
+
+// elseAfterReturn: the error is handled and left behind; the rest is not indented.
+func elseAfterReturn(all []source) (complaints []string) {
+	for _, s := range all {
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			branch, ok := n.(*ast.IfStmt)
+			if !ok || branch.Else == nil || len(branch.Body.List) == 0 {
+				return true
+			}
+			if _, ok := branch.Else.(*ast.BlockStmt); !ok {
+				return true // else if: a switch in other words
+			}
+			if _, ok := branch.Body.List[len(branch.Body.List)-1].(*ast.ReturnStmt); ok && branch.Init == nil {
+				complaints = append(complaints, s.line(branch.Else)+": no else after return")
+			}
+			return true
+		})
+	}
+	return complaints
+}
+
+// errorTexts: an error says what was being done; that it failed is known.
+func errorTexts(all []source) (complaints []string) {
+	for _, s := range all {
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if !calls(n, "fmt", "Errorf") && !calls(n, "errors", "New") {
+				return true
+			}
+			text, ok := n.(*ast.CallExpr).Args[0].(*ast.BasicLit)
+			if ok && regexp.MustCompile(`^.(?i:failed to|error |unable to|could not)`).MatchString(text.Value) {
+				complaints = append(complaints, s.line(n)+": "+text.Value+": say what was being done")
+			}
+			return true
+		})
+	}
+	return complaints
+}
+
+// isSelector reports whether an expression is pkg.name.
+func isSelector(e ast.Expr, pkg, name string) bool {
+	sel, ok := e.(*ast.SelectorExpr)
+	if !ok || sel.Sel.Name != name {
+		return false
+	}
+	ident, ok := sel.X.(*ast.Ident)
+	return ok && ident.Name == pkg
+}
+
 func functionLengths(all []source) (complaints []string) {
 	excused := map[string]bool{}
 	for _, s := range all {
@@ -535,7 +635,7 @@ func storeSuites(all []source) (complaints []string) {
 			if calls(n, "kvtest", "Run") || s.dir() == suite && callsHere(n, "Run") {
 				suites[s.dir()] = suites[s.dir()] || s.test()
 			}
-			if spec, ok := n.(*ast.ValueSpec); ok && len(spec.Names) == 1 && spec.Names[0].Name == "_" && isStore(spec.Type) {
+			if spec, ok := n.(*ast.ValueSpec); ok && len(spec.Names) == 1 && spec.Names[0].Name == "_" && isSelector(spec.Type, "kv", "Store") {
 				guards[s.dir()] = guards[s.dir()] || !s.test()
 			}
 			if f, ok := n.(*ast.FuncDecl); ok && f.Recv != nil && !s.test() && (f.Name.Name != "Put" || takesRecord(f)) {
@@ -571,16 +671,6 @@ func callsHere(n ast.Node, name string) bool {
 	}
 	ident, ok := call.Fun.(*ast.Ident)
 	return ok && ident.Name == name
-}
-
-// isStore reports whether an expression is kv.Store.
-func isStore(e ast.Expr) bool {
-	sel, ok := e.(*ast.SelectorExpr)
-	if !ok || sel.Sel.Name != "Store" {
-		return false
-	}
-	pkg, ok := sel.X.(*ast.Ident)
-	return ok && pkg.Name == "kv"
 }
 
 func takesRecord(f *ast.FuncDecl) bool {

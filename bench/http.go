@@ -70,15 +70,15 @@ func (c *conn) fill() error {
 	if c.next == c.end {
 		c.next, c.end = 0, 0
 	}
-	if c.end == len(c.buf) {
-		if c.next > 0 {
-			c.end = copy(c.buf, c.buf[c.next:c.end])
-			c.next = 0
-		} else if len(c.buf) >= maxAnswerBytes {
-			return fmt.Errorf("an answer of more than %d bytes", maxAnswerBytes)
-		} else {
-			c.buf = append(c.buf, make([]byte, len(c.buf))...)
-		}
+	switch {
+	case c.end < len(c.buf):
+	case c.next > 0:
+		c.end = copy(c.buf, c.buf[c.next:c.end])
+		c.next = 0
+	case len(c.buf) >= maxAnswerBytes:
+		return fmt.Errorf("an answer of more than %d bytes", maxAnswerBytes)
+	default:
+		c.buf = append(c.buf, make([]byte, len(c.buf))...)
 	}
 	n, err := c.net.Read(c.buf[c.end:])
 	c.end += n
