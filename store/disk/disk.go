@@ -114,6 +114,7 @@ type Store struct {
 	oldest atomic.Uint64 // the first change that is still kept
 	newest kv.Version    // at Open
 
+	armed   atomic.Bool           // the store is open: a failed write of Pebble stops it (stopFS)
 	failed  atomic.Pointer[error] // why nothing can be written any more
 	failing chan struct{}         // closed when failed is set
 	once    sync.Once             // sets failed
@@ -144,6 +145,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", dir, err), s.db.Close())
 	}
+	s.armed.Store(true)
 	return s, nil
 }
 
@@ -151,7 +153,7 @@ func (s *Store) openRecords() error {
 	cache := pebble.NewCache(s.opts.CacheBytes)
 	defer cache.Unref()
 	o := &pebble.Options{
-		FS:                          s.space.wrap(),
+		FS:                          stopFS{FS: s.space.wrap(), s: s},
 		Cache:                       cache,
 		MemTableSize:                uint64(s.opts.MemTableBytes),
 		MemTableStopWritesThreshold: 4,
@@ -279,6 +281,17 @@ func (s *Store) Ready() error {
 // returned before. Calls made after it fail.
 func (s *Store) Close() error {
 	s.space.close()
+	closed := make(chan error, 1)
+	go func() { closed <- s.close() }()
+	select {
+	case err := <-closed:
+		return err
+	case <-s.failing:
+		return nil // Pebble cannot close in order; what it acknowledged is in its log
+	}
+}
+
+func (s *Store) close() error {
 	s.open.Lock()
 	defer s.open.Unlock()
 	if s.closed {
@@ -287,9 +300,6 @@ func (s *Store) Close() error {
 	s.closed = true
 	for range maxWrites { // until no write is under way, with or without a caller
 		s.writes <- struct{}{}
-	}
-	if s.failure() != nil {
-		return nil // Pebble cannot close in order; what it acknowledged is in its log
 	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close store %s: %w", s.dir, err)

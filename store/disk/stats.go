@@ -24,8 +24,8 @@ type Stats struct {
 func (s *Store) Stats() Stats {
 	s.open.RLock()
 	defer s.open.RUnlock()
-	if s.closed {
-		return Stats{}
+	if s.closed || s.failure() != nil { // Pebble may hold its lock for ever
+		return Stats{Failed: s.failure() != nil}
 	}
 	m := s.db.Metrics()
 	free := s.space.measure()
@@ -33,7 +33,7 @@ func (s *Store) Stats() Stats {
 		free = 0
 	}
 	return Stats{
-		DiskBytes: m.DiskSpaceUsage(), FreeBytes: free, Full: s.space.check(false) != nil, Failed: s.failure() != nil,
+		DiskBytes: m.DiskSpaceUsage(), FreeBytes: free, Full: s.space.check(false) != nil,
 		MemTableBytes: m.MemTable.Size, CacheBytes: m.BlockCache.Size, CacheHits: m.BlockCache.Hits, CacheMisses: m.BlockCache.Misses,
 		Compactions: m.Compact.Count, CompactionDebt: m.Compact.EstimatedDebt, L0Files: m.Levels[0].TablesCount,
 		Changes: s.synced.Load() + 1 - s.oldest.Load(), WritesUnderWay: len(s.writes), WriteAheadBytes: m.WAL.Size,

@@ -28,8 +28,15 @@ func (s *Store) Run(ctx context.Context) error {
 	defer tick.Stop()
 	var sweep sweeper
 	for {
-		if err := s.sweep(ctx, &sweep); err != nil && ctx.Err() == nil {
-			s.opts.Logger.Warn("store: a sweep failed and will be tried again", "dir", s.dir, "error", err)
+		swept := make(chan error, 1) // a sweep that met a failing disk does not end
+		go func() { swept <- s.sweep(ctx, &sweep) }()
+		select {
+		case err := <-swept:
+			if err != nil && ctx.Err() == nil {
+				s.opts.Logger.Warn("store: a sweep failed and will be tried again", "dir", s.dir, "error", err)
+			}
+		case <-s.failing:
+			return s.failure()
 		}
 		select {
 		case <-ctx.Done():

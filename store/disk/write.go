@@ -47,6 +47,8 @@ func (s *Store) write(ctx context.Context, writes []kv.Write) error {
 	select {
 	case err := <-done:
 		return err
+	case <-s.failing:
+		return fmt.Errorf("put: %w: %w", kv.ErrUnknown, s.failure())
 	case <-ctx.Done():
 		return fmt.Errorf("put: %w: %w", kv.ErrUnknown, ctx.Err())
 	}
