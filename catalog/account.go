@@ -82,6 +82,10 @@ func (c *Catalog) EnsureRoot(ctx context.Context, root Root) (Account, error) {
 		c.keys.forgetAll()
 	}
 	err := c.change(ctx, "root credentials", forget, func(tx *sql.Tx) (err error) {
+		// Processes that start at once do this one after the other.
+		if err := one(ctx, tx, `update schema_versions set applied = applied where version = 1`); err != nil {
+			return err
+		}
 		if account, err = c.ensureAccount(ctx, tx, root); err != nil {
 			return err
 		}

@@ -52,9 +52,9 @@ func TestCacheForgetsInTime(t *testing.T) {
 		c.answer = "one"
 		c.expect(t, "one", nil, 1)
 		c.answer = "two"
-		time.Sleep(CacheFor - 1)
+		time.Sleep(CacheFor - time.Nanosecond)
 		c.expect(t, "one", nil, 1)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		c.expect(t, "two", nil, 2)
 		c.answer = "three"
 		c.forget("k")

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,13 +20,23 @@ import (
 // done, and are counted.
 type brokenDrops struct {
 	*memory.Store
-	refuse   error
-	unacked  error
 	refuseID kv.NamespaceID // fails always
-	drops    int
+
+	mu      sync.Mutex // guards the rest
+	refuse  error
+	unacked error
+	drops   int
+}
+
+func (s *brokenDrops) fail(refuse, unacked error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse, s.unacked = refuse, unacked
 }
 
 func (s *brokenDrops) Drop(ctx context.Context, ns kv.NamespaceID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.drops++
 	if s.refuse != nil {
 		return s.refuse
@@ -120,8 +131,8 @@ func TestJanitorSurvivesFailures(t *testing.T) {
 	}
 	boom := errors.New("boom")
 	for name, fail := range map[string]func(*Catalog){
-		"refused":                   func(*Catalog) { store.refuse = boom },
-		"done but not acknowledged": func(*Catalog) { store.unacked = boom },
+		"refused":                   func(*Catalog) { store.fail(boom, nil) },
+		"done but not acknowledged": func(*Catalog) { store.fail(nil, boom) },
 		"the note cannot be made":   func(c *Catalog) { _ = c.db.write.Close() },
 	} {
 		for _, after := range []time.Duration{0, 2 * DropGrace} {
@@ -134,7 +145,7 @@ func TestJanitorSurvivesFailures(t *testing.T) {
 			if countDropped(t, c) != 1 {
 				t.Fatalf("%s: the deletion was forgotten", name)
 			}
-			store.refuse, store.unacked = nil, nil
+			store.fail(nil, nil)
 		}
 	}
 	putKey(t, store, n.ID, "late")
@@ -150,12 +161,19 @@ func TestJanitorSurvivesFailures(t *testing.T) {
 
 func TestJanitorGoesOnPastTheStuck(t *testing.T) {
 	c, _ := newCatalog(t)
-	store := &brokenDrops{Store: memory.New(), refuseID: kv.NamespaceID{0xff}}
-	if _, err := c.db.write.ExecContext(t.Context(), `with recursive n(i) as (select 1 union all select i + 1 from n where i < $1)
-		insert into dropped_namespaces (id, dropped, drops) select printf('%032x', i), 0, 0 from n`, 2*dropBatch+5); err != nil {
+	store := &brokenDrops{Store: memory.New(), refuseID: kv.NamespaceID{15: 1}} // the first of all
+	err := c.change(t.Context(), "fill", nil, func(tx *sql.Tx) error {
+		for i := range 2*dropBatch + 5 {
+			if _, err := tx.ExecContext(t.Context(), `insert into dropped_namespaces (id, dropped, drops) values ($1, 0, 0)`,
+				fmt.Sprintf("%032x", i+1)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
-	store.refuseID = kv.NamespaceID{15: 1} // the first of all
 	if err := NewJanitor(c, store, nil).sweep(t.Context()); err == nil || !strings.Contains(err.Error(), "stuck") {
 		t.Errorf("error %v, want that of the stuck one", err)
 	}
@@ -209,7 +227,7 @@ func TestJanitorRun(t *testing.T) {
 		}
 		waitFor(t, "the failure in the log", func() bool { return strings.Contains(log.String(), "boom") })
 		synctest.Wait()
-		store.refuse = nil
+		store.fail(nil, nil)
 		time.Sleep(dropEvery) // without being told
 		waitFor(t, "the first drop", func() bool { return countKeys(t, store, n.ID) == 0 })
 		putKey(t, store, n.ID, "late")

@@ -160,6 +160,10 @@ func (c *Catalog) DeleteNamespace(ctx context.Context, accountID string, id kv.N
 		c.tokens.forgetAll()
 	}
 	return c.change(ctx, "delete namespace "+id.String(), forget, func(tx *sql.Tx) error {
+		// Meanwhile no token is given a scope in it.
+		if err := lockAccount(ctx, tx, accountID); err != nil {
+			return err
+		}
 		if err := one(ctx, tx, `delete from namespaces where id = $1 and account_id = $2`, id.String(), accountID); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"database/sql"
 	"fmt"
 	"strings"
 	"testing"
@@ -206,13 +207,20 @@ func TestDeadTokensAreRemoved(t *testing.T) {
 
 func TestTooManyTokens(t *testing.T) {
 	c, _ := newCatalog(t)
-	// All but the root token and one more.
-	if _, err := c.db.write.ExecContext(t.Context(), `with recursive n(i) as (select 1 union all select i + 1 from n where i < $1)
-		insert into tokens (id, account_id, name, hash, root, created, not_before, expires, revoked)
-		select 'id ' || i, $2, 'name', 'hash ' || i, 0, 0, 0, 0, 0 from n`, MaxTokens-2, testAccount); err != nil {
+	err := c.change(t.Context(), "fill", nil, func(tx *sql.Tx) error {
+		for i := range MaxTokens - 2 { // all but the root token and one more
+			id := fmt.Sprint(i)
+			if _, err := tx.ExecContext(t.Context(), `insert into tokens (id, account_id, name, hash, root, created, not_before, expires, revoked)
+				values ($1, $2, $3, $3, 0, 0, 0, 0, 0)`, id, testAccount, []byte(id)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	createToken(t, c, Scope{Permission: Read})
-	_, _, err := c.CreateToken(t.Context(), Token{AccountID: testAccount, Name: "one more", Scopes: []Scope{{Permission: Read}}})
+	_, _, err = c.CreateToken(t.Context(), Token{AccountID: testAccount, Name: "one more", Scopes: []Scope{{Permission: Read}}})
 	wantError(t, err, ErrTooManyTokens)
 }
