@@ -1,0 +1,123 @@
+package rest
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"net/http"
+	"strconv"
+
+	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/kv"
+)
+
+// listKeys serves GET …/keys.
+func (s *Server) listKeys(ctx context.Context, c *call) error {
+	opts, err := listOptions(c.r.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	if !c.grant.Prefix(c.route.account, c.space, opts.Prefix, catalog.Read) {
+		return errForbidden
+	}
+	page, err := c.ns(s).List(ctx, opts)
+	if err != nil {
+		return err
+	}
+	out := &stream{call: c, buf: s.buffer()}
+	defer s.recycle(out)
+	out.buf = append(out.buf, openResult+`[`...)
+	for i := range page.Keys {
+		if i > 0 {
+			out.buf = append(out.buf, ',')
+		}
+		out.buf = appendKey(out.buf, &page.Keys[i])
+		out.step()
+	}
+	cursor := ""
+	if page.More {
+		cursor = encodeCursor(page.Keys[len(page.Keys)-1].Key)
+	}
+	// Clients differ in which of the two cursors they read.
+	out.buf = append(out.buf, `],"result_info":{"count":`...)
+	out.buf = strconv.AppendInt(out.buf, int64(len(page.Keys)), 10)
+	out.buf = append(appendString(append(out.buf, `,"cursor":`...), cursor), `,"cursors":{"after":`...)
+	out.buf = append(appendString(out.buf, cursor), `}}`+closeResult...)
+	return out.end()
+}
+
+// appendKey appends a key of a listing. What it does not have is left out.
+func appendKey(out []byte, k *kv.Listed) []byte {
+	out = append(out, `{"name":`...)
+	out = appendExpiration(appendString(out, k.Key), k.Record.Expiration)
+	if len(k.Record.Metadata) > 0 {
+		out = append(append(out, `,"metadata":`...), k.Record.Metadata...)
+	}
+	return append(out, '}')
+}
+
+// appendExpiration appends the field of an expiration, if there is one.
+func appendExpiration(out []byte, expiration int64) []byte {
+	if expiration == 0 {
+		return out
+	}
+	return strconv.AppendInt(append(out, `,"expiration":`...), expiration, 10)
+}
+
+func listOptions(query string) (opts kv.ListOptions, err error) {
+	if opts.Prefix, err = parameter(query, "prefix"); err != nil {
+		return opts, err
+	}
+	limit, err := parameter(query, "limit")
+	if err != nil {
+		return opts, err
+	}
+	if limit != "" {
+		if opts.Limit, err = strconv.Atoi(limit); err != nil || opts.Limit == 0 { // 0 means the default to kv
+			return opts, &failure{status: http.StatusBadRequest, code: codeInvalid,
+				text: "Invalid limit of " + shown(limit) + ". Please specify an integer greater than 0."}
+		}
+	}
+	cursor, err := parameter(query, "cursor")
+	if err != nil || cursor == "" {
+		return opts, err
+	}
+	if opts.After, err = decodeCursor(cursor); err != nil {
+		return opts, &failure{status: http.StatusBadRequest, code: codeInvalid,
+			text: "Invalid cursor. Please use the cursor of the previous page, or none to begin anew.", cause: err}
+	}
+	return opts, nil
+}
+
+// A cursor is, in base64url: its version (1 byte), the key to go on after, and a
+// CRC-32 of both (4 bytes), so that one that was cut or mistyped is found out
+// rather than taken for another place.
+const cursorVersion = 1
+
+func encodeCursor(after string) string {
+	raw := append(append(make([]byte, 0, 1+len(after)+crc32.Size), cursorVersion), after...)
+	raw = binary.BigEndian.AppendUint32(raw, crc32.ChecksumIEEE(raw))
+	return base64.RawURLEncoding.EncodeToString(raw)
+}
+
+var errCursor = errors.New("not a cursor of this service")
+
+// maxCursorBytes is the greatest length of a cursor's text.
+const maxCursorBytes = (1+kv.MaxKeyBytes+crc32.Size)*4/3 + 4
+
+func decodeCursor(cursor string) (after string, err error) {
+	if len(cursor) > maxCursorBytes {
+		return "", errCursor
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	if err != nil || len(raw) <= 1+crc32.Size || raw[0] != cursorVersion {
+		return "", errCursor
+	}
+	body, sum := raw[:len(raw)-crc32.Size], raw[len(raw)-crc32.Size:]
+	if crc32.ChecksumIEEE(body) != binary.BigEndian.Uint32(sum) {
+		return "", errCursor
+	}
+	return string(body[1:]), nil
+}

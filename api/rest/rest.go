@@ -1,0 +1,259 @@
+// Package rest speaks Cloudflare's v4 dialect of HTTP, so that wrangler, the SDKs,
+// Terraform and curl work against nearkey with nothing changed but the base URL.
+//
+// It routes on the path as it was sent: no cleaning, no redirects; a key is all
+// that follows /values/ or /metadata/, decoded once. The rules of the product are
+// kv.Namespace's; this package turns their errors into the codes and words of the
+// real service. All bytes of values that requests hold at once pass one door,
+// which is what bounds the memory of the process.
+//
+// Beside the dialect it serves /healthz (the process lives), /readyz (it can
+// serve) and /metrics. /metrics asks no credentials of a peer on the loopback
+// interface that no proxy speaks for; everyone else needs a token that may read
+// every account.
+//
+// Codes. Where the code of the real service is not known, these are used:
+// 10022 for a key and for too many items, 10024 for a value, 10030 for metadata,
+// 10012 for anything else that is wrong with a request, 10018 for too many
+// namespaces, 10035 for a title that is too long, 10429 for the write rate, 1001
+// for a token that cannot be made, 1003 for one that does not exist, 7010 for
+// what may succeed later.
+//
+// The package keeps nothing but requests under way, and may lose them: a client
+// that got no answer repeats its request.
+package rest
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/internal/observe"
+	"github.com/nearkey/nearkey/kv"
+)
+
+// DefaultBodyBytes is the door of a Config that names none.
+const DefaultBodyBytes = 128 << 20
+
+// Config says what a Server stands on. Store, Catalog and Rules must be set.
+type Config struct {
+	Store   kv.Store
+	Catalog *catalog.Catalog
+	Rules   *kv.Rules
+	Logger  *slog.Logger     // nil: nothing is logged
+	Metrics *observe.Metrics // nil: none
+	Ready   func() error     // for /readyz; nil: always ready
+	Dropped func()           // called after a namespace was deleted; nil: nothing
+
+	// BodyBytes is the door: the bytes of values that all requests together may
+	// hold; 0: DefaultBodyBytes. A request that needs more than the whole door is
+	// refused for good, so a door under 128 MiB refuses some bulk writes of legal
+	// size, and one under 48 MiB some values that are sent without their length.
+	BodyBytes int64
+
+	Namespaces int    // most namespaces of an account; 0: no limit
+	Version    string // of the binary
+}
+
+// Server serves the API. It is an http.Handler.
+type Server struct {
+	store      kv.Store
+	catalog    *catalog.Catalog
+	rules      *kv.Rules
+	log        *slog.Logger
+	metrics    *observe.Metrics
+	requests   *observe.Requests
+	scrape     http.Handler
+	ready      func() error
+	dropped    func()
+	door       *door
+	namespaces int
+	endpoints  endpoints
+	unrouted   operation
+	buffers    sync.Pool // of *[]byte
+}
+
+// New returns a Server. It starts nothing.
+func New(cfg Config) *Server {
+	if cfg.BodyBytes == 0 {
+		cfg.BodyBytes = DefaultBodyBytes
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func() error { return nil }
+	}
+	if cfg.Dropped == nil {
+		cfg.Dropped = func() {}
+	}
+	s := &Server{
+		store:      cfg.Store,
+		catalog:    cfg.Catalog,
+		rules:      cfg.Rules,
+		log:        cfg.Logger,
+		metrics:    cfg.Metrics,
+		requests:   cfg.Metrics.Requests("rest"),
+		scrape:     cfg.Metrics.Handler(),
+		ready:      cfg.Ready,
+		dropped:    cfg.Dropped,
+		door:       &door{size: cfg.BodyBytes},
+		namespaces: cfg.Namespaces,
+		endpoints:  newEndpoints(),
+	}
+	cfg.Metrics.Build(cfg.Version)
+	cfg.Metrics.Gauge("nearkey_door_bytes", "Bytes of values that requests hold at this moment.",
+		func() float64 { return float64(s.door.held.Load()) })
+	cfg.Metrics.Gauge("nearkey_door_limit_bytes", "Bytes of values that all requests together may hold.",
+		func() float64 { return float64(s.door.size) })
+	return s
+}
+
+// call is one request on its way through the server.
+type call struct {
+	w     http.ResponseWriter
+	r     *http.Request
+	began time.Time
+	id    string
+
+	route route
+	op    *operation
+	grant catalog.Grant
+	space kv.NamespaceID // known to exist and to be open to the grant; else zero
+	keys  []string       // keys of the request, to be kept out of the log
+
+	hold hold
+	body body
+
+	status int   // of the answer; 0: not begun
+	sent   int64 // bytes of the answer's body
+	code   int   // of the first error in the answer
+	cause  error // what is behind an answer of 500 and up
+
+	oneKey [1]string // backs keys
+	// They back headers.
+	idHeader, lengthHeader [1]string
+}
+
+func (c *call) ns(s *Server) kv.Namespace { return kv.NewNamespace(s.store, c.space, s.rules) }
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := &call{w: w, r: r, began: time.Now(), op: &s.unrouted}
+	c.hold.door = s.door
+	c.body.begin(c)
+	if c.id = r.Header.Get("X-Request-Id"); !observe.SaneRequestID(c.id) {
+		c.id = observe.NewRequestID()
+	}
+	c.idHeader[0] = c.id
+	w.Header()["X-Request-Id"] = c.idHeader[:]
+	defer s.end(c)
+
+	ctx := observe.WithRequestID(r.Context(), c.id)
+	if err := s.serve(ctx, c); err != nil {
+		s.fail(ctx, c, err)
+	}
+}
+
+// serve finds the operation that a request asks for, and its right to it.
+func (s *Server) serve(ctx context.Context, c *call) error {
+	path := sentPath(c.r.URL)
+	var ok bool
+	if c.route, ok = parseRoute(path); !ok {
+		return noRoute(path)
+	}
+	op := s.endpoints[c.route.kind].operation(c.r.Method)
+	if op == nil {
+		return s.endpoints[c.route.kind].notAllowed(c)
+	}
+	c.op = op
+	if op.access != accessOpen {
+		if err := s.authenticate(ctx, c); err != nil {
+			return err
+		}
+		if err := s.authorize(ctx, c); err != nil {
+			return err
+		}
+	}
+	return op.serve(s, ctx, c)
+}
+
+// end closes the books of a request, whatever became of it.
+func (s *Server) end(c *call) {
+	if p := recover(); p != nil {
+		s.panicked(c, p)
+	}
+	c.hold.close()
+	took := time.Since(c.began)
+	result := c.result()
+	s.requests.Count(c.space, c.op.metric, result, took)
+	if reason := rejection(c.status); reason != "" {
+		s.metrics.Rejected(reason)
+	}
+	s.logEnd(c, took)
+	if p := c.aborted(); p != nil {
+		panic(p)
+	}
+}
+
+// result is what came of a request, for the metrics.
+func (c *call) result() observe.Result {
+	switch {
+	case c.status == statusCanceled:
+		return observe.Canceled
+	case c.status < 300:
+		if c.op.metric == observe.OpGet || c.op.metric == observe.OpMetadata {
+			return observe.Hit
+		}
+		return observe.OK
+	case c.status == http.StatusNotFound && c.code == codeKeyNotFound:
+		return observe.Miss
+	case c.status == http.StatusUnauthorized || c.status == http.StatusForbidden:
+		return observe.Denied
+	case c.status == http.StatusTooManyRequests || c.status == http.StatusServiceUnavailable || c.status == http.StatusInsufficientStorage:
+		return observe.Rejected
+	case c.status < 500:
+		return observe.Invalid
+	}
+	return observe.Failed
+}
+
+// rejection is the reason that nearkey_kv_rejected_total counts a status under.
+func rejection(status int) string {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return "403"
+	case http.StatusRequestEntityTooLarge:
+		return "413"
+	case http.StatusTooManyRequests:
+		return "429"
+	case http.StatusServiceUnavailable:
+		return "503"
+	case http.StatusInsufficientStorage:
+		return "507"
+	}
+	return ""
+}
+
+// statusCanceled stands for no answer at all: the client went away.
+const statusCanceled = 499
+
+// aborted is the panic by which net/http is told to cut the connection: an
+// answer that was begun cannot be finished, and must not look finished.
+func (c *call) aborted() any {
+	if c.status == statusAborted {
+		return http.ErrAbortHandler
+	}
+	return nil
+}
+
+const statusAborted = 599
+
+// isCanceled reports whether the client went away, which is nobody's fault.
+func (c *call) isCanceled(err error) bool {
+	return errors.Is(err, context.Canceled) && c.r.Context().Err() != nil
+}
