@@ -33,6 +33,10 @@ type Config struct {
 	HTTPClient *http.Client // nil: one with its own connections
 	UserAgent  string       // empty: nearkey
 	Attempts   int          // most attempts of one call; 0: DefaultAttempts
+
+	// MaxWait is the longest time that a server may ask to wait before the next
+	// attempt; one that asks for more gets no other. 0: DefaultMaxWait
+	MaxWait time.Duration
 }
 
 // Client is a client of one account on one server. All methods may be called at
@@ -46,6 +50,9 @@ type Client struct {
 const (
 	// DefaultAttempts is how often a call is tried when Config does not say.
 	DefaultAttempts = 6
+
+	// DefaultMaxWait is Config.MaxWait when it does not say.
+	DefaultMaxWait = time.Minute
 
 	maxAnswerBytes  = 256 << 20 // of one JSON answer: 25 MiB of values, escaped, and room
 	maxErrorBytes   = 1 << 20   // of the answer to a call that failed
@@ -71,6 +78,9 @@ func New(config Config) (*Client, error) {
 	}
 	if config.Attempts == 0 {
 		config.Attempts = DefaultAttempts
+	}
+	if config.MaxWait == 0 {
+		config.MaxWait = DefaultMaxWait
 	}
 	if config.UserAgent == "" {
 		config.UserAgent = "nearkey"

@@ -90,6 +90,9 @@ func TestRetries(t *testing.T) {
 		"a wait longer than the limit is an error": {put, func(int, *http.Request) (*http.Response, error) {
 			return answer(503, "{}", "Retry-After", "3600"), nil
 		}, 1, 0, false},
+		"a wait one second past the limit is an error": {put, func(int, *http.Request) (*http.Response, error) {
+			return answer(503, "{}", "Retry-After", "61"), nil
+		}, 1, 0, false},
 		"a wait at the limit is granted": {put, func(n int, _ *http.Request) (*http.Response, error) {
 			if n == 1 {
 				return answer(503, "{}", "Retry-After", "60"), nil

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -245,6 +246,17 @@ func TestLargestValueFitsALine(t *testing.T) {
 	if _, err := r.Read(); err == nil {
 		t.Fatal("a value one byte too large was read")
 	}
+}
+
+func compact(text json.RawMessage) json.RawMessage {
+	if text == nil {
+		return nil
+	}
+	var buf bytes.Buffer
+	if err := json.Compact(&buf, text); err != nil {
+		panic(err)
+	}
+	return buf.Bytes()
 }
 
 func FuzzNDJSON(f *testing.F) {

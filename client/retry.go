@@ -11,11 +11,10 @@ import (
 
 // How long a call waits before it is tried again: twice as long each time, with
 // jitter so that clients do not come back all at once. A server's own wish
-// (Retry-After) is granted up to maxWait; one that asks for more gets an error.
+// (Retry-After) is granted up to Config.MaxWait.
 const (
 	firstWait = 100 * time.Millisecond
 	mostWait  = 5 * time.Second
-	maxWait   = time.Minute
 )
 
 // retry calls try until it succeeds, its error is final, or the attempts are used up.
@@ -27,7 +26,7 @@ func (c *Client) retry(ctx context.Context, call call, try func() error) error {
 			return nil
 		}
 		asked, again := repeatable(call, err)
-		if !again || attempt >= c.config.Attempts || asked > maxWait {
+		if !again || attempt >= c.config.Attempts || asked > c.config.MaxWait {
 			return err
 		}
 		pause := max(asked, wait/2+rand.N(wait/2))
