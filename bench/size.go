@@ -63,11 +63,9 @@ func (b *bench) weigh(ctx context.Context, n *nearkey, path string, keys keyspac
 	if err := n.settle(ctx); err != nil {
 		return err
 	}
-	disk, err := diskBytes(n.data)
-	if err != nil {
+	if err := b.printDisk(n, name, size); err != nil {
 		return err
 	}
-	b.printf("  %-16s %8.0f bytes on disk for each key, %.0f MiB in all\n", "disk "+name, float64(disk)/float64(size), mebi(disk))
 	r, err := drive(ctx, n.server, readConns, 2*b.slice, n.randomGets(path, keys, size))
 	if err != nil {
 		return err
@@ -77,6 +75,15 @@ func (b *bench) weigh(ctx context.Context, n *nearkey, path string, keys keyspac
 		return err
 	}
 	return b.printMemory(n, name+", read")
+}
+
+func (b *bench) printDisk(n *nearkey, name string, size int) error {
+	disk, err := diskBytes(n.data)
+	if err != nil {
+		return err
+	}
+	b.printf("  %-16s %8.0f bytes on disk for each key, %.0f MiB in all\n", "disk "+name, float64(disk)/float64(size), mebi(disk))
+	return nil
 }
 
 func (b *bench) printMemory(n *nearkey, name string) error {
@@ -118,6 +125,12 @@ func (b *bench) reopen(ctx context.Context, n *nearkey, path string, keys keyspa
 		}
 	}
 	b.printf("  %-16s %v after an orderly end, %v after kill -9 (from exec to ready)\n", "open "+millions(size), clean, killed)
+	if err := n.settle(ctx); err != nil {
+		return n, err
+	}
+	if err := b.printDisk(n, "reopened", size); err != nil {
+		return n, err
+	}
 	return n, b.printMemory(n, millions(size)+", opened")
 }
 
