@@ -210,6 +210,9 @@ func (v *values) key(path string) (string, error) {
 	return string(key), nil
 }
 
+// writeChunk is the size of one write to a value's file.
+const writeChunk = 256 << 10
+
 // temporary is the suffix of a file that is being written.
 const temporary = ".tmp"
 
@@ -231,9 +234,16 @@ func writeParts(fsys vfs.FS, path string, parts [][]byte) error {
 	if err != nil {
 		return err
 	}
+	// A vfs.File may change the bytes that it is given, and these are not ours.
+	chunk := make([]byte, 0, writeChunk)
 	for _, part := range parts {
-		if _, err := f.Write(part); err != nil {
-			return errors.Join(err, f.Close())
+		for len(part) > 0 {
+			n := min(len(part), writeChunk)
+			chunk = append(chunk[:0], part[:n]...)
+			if _, err := f.Write(chunk); err != nil {
+				return errors.Join(err, f.Close())
+			}
+			part = part[n:]
 		}
 	}
 	return errors.Join(f.Sync(), f.Close())
