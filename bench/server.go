@@ -137,7 +137,7 @@ func (b *bench) startNearkey(ctx context.Context, data string, pinned bool) (*ne
 		return nil, err
 	}
 	config := filepath.Join(b.dir, "nearkey.toml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, "memory_bytes = %d\n", int64(b.memoryMiB)<<20), 0o600); err != nil {
+	if err := os.WriteFile(config, fmt.Appendf(nil, "memory_bytes = \"%dMiB\"\n", b.memoryMiB), 0o600); err != nil {
 		return nil, err
 	}
 	began := time.Now()
