@@ -5,13 +5,14 @@ import (
 	"io"
 	"mime/multipart"
 	"net/http"
+	"strings"
 
 	"github.com/nearkey/nearkey/kv"
 )
 
 const (
-	// formOverheadBytes is what a form may have beside value and metadata:
-	// boundaries, headers, and fields that are not looked at.
+	// formOverheadBytes is what a form may have from one field to the next, beside
+	// the value and the metadata: boundaries, headers, a field that is not looked at.
 	formOverheadBytes = 1 << 20
 	// formParts is the greatest number of fields in a form.
 	formParts = 1000
@@ -36,7 +37,7 @@ type form struct {
 // field that occurs twice is refused: there is no telling which was meant.
 // A form that ends before its last boundary or its announced length is an error.
 func (s *Server) readForm(c *call, boundary string, opts *kv.PutOptions, check func() error) ([]byte, error) {
-	f := form{call: c, limits: s.rules.Limits, parts: multipart.NewReader(&c.body, boundary)}
+	f := form{call: c, limits: s.rules.Limits, parts: multipart.NewReader(wholeForm(&c.body), boundary)}
 	f.total = int64(f.limits.ValueBytes) + metadataTextBytes + formOverheadBytes
 	if err := c.body.limit(f.total, f.limits.CheckValue); err != nil {
 		return nil, err
@@ -81,13 +82,25 @@ func (s *Server) readForm(c *call, boundary string, opts *kv.PutOptions, check f
 	return value, nil
 }
 
+// wholeForm makes the end of a form that comes before its last boundary an error.
+// multipart.Reader takes one within the headers of a field for a good one, and
+// would let a form pass that lacks the field. It needs nothing behind the last
+// boundary but the end of its line.
+func wholeForm(body io.Reader) io.Reader {
+	return io.MultiReader(body, strings.NewReader("\r\n"), cutOff{})
+}
+
+type cutOff struct{}
+
+func (cutOff) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
 // next goes to the next field. What lies between, headers included, is bounded:
 // the reader of the form keeps headers in memory.
 func (f *form) next() (*multipart.Part, error) {
 	b := &f.call.body
 	b.most, b.over = min(f.total, b.got+formOverheadBytes), func(int64) error {
 		return &failure{status: http.StatusRequestEntityTooLarge, code: codeInvalid,
-			text: fmt.Sprintf("The form has more than %d bytes beside its value", formOverheadBytes)}
+			text: fmt.Sprintf("The form has a field of more than %d bytes beside its value", formOverheadBytes)}
 	}
 	part, err := f.parts.NextRawPart()
 	if err == nil && f.count == formParts {

@@ -3,13 +3,11 @@ package rest
 import (
 	"bytes"
 	"encoding/json"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -278,9 +276,6 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// pause is how often a test looks again for what it waits for.
-const pause = 2 * time.Millisecond
-
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !holds(); {
@@ -291,5 +286,23 @@ func eventually(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-var _ = io.EOF
-var _ = strconv.Itoa
+func ref(w *world, key string) kv.Ref { return kv.Ref{Namespace: w.ns.ID, Key: key} }
+
+func recordOf(w *world, req *http.Request) *httptest.ResponseRecorder {
+	rec := httptest.NewRecorder()
+	w.server.ServeHTTP(rec, req)
+	return rec
+}
+
+// listen serves the world on loopback and returns its URL.
+func (w *world) listen() string {
+	w.t.Helper()
+	server := httptest.NewUnstartedServer(w.server)
+	bounds := HTTPServer(w.server)
+	server.Config.ReadHeaderTimeout, server.Config.ReadTimeout = bounds.ReadHeaderTimeout, bounds.ReadTimeout
+	server.Config.WriteTimeout, server.Config.IdleTimeout = bounds.WriteTimeout, bounds.IdleTimeout
+	server.Config.MaxHeaderBytes = bounds.MaxHeaderBytes
+	server.Start()
+	w.t.Cleanup(server.Close)
+	return server.URL
+}
