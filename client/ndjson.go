@@ -75,6 +75,9 @@ func (w *RecordWriter) Count() int64 { return w.count }
 // Bytes is the number of bytes written, those that still wait in the buffer included.
 func (w *RecordWriter) Bytes() int64 { return w.bytes }
 
+// SHA256 is the hash of the lines of the records written.
+func (w *RecordWriter) SHA256() string { return hex.EncodeToString(w.hash.Sum(nil)) }
+
 // Write writes one record. Its value is written as text if it is valid UTF-8 and
 // not longer so than in base64.
 func (w *RecordWriter) Write(r Record) error {
@@ -124,7 +127,7 @@ func (w *RecordWriter) Flush() error { return w.w.Flush() }
 // Close writes the trailer and what is buffered. It does not close the
 // underlying writer.
 func (w *RecordWriter) Close() error {
-	trailer := Trailer{Count: w.count, SHA256: hex.EncodeToString(w.hash.Sum(nil))}
+	trailer := Trailer{Count: w.count, SHA256: w.SHA256()}
 	if err := w.encode(recordJSON{Trailer: &trailer}); err != nil {
 		return err
 	}

@@ -28,13 +28,14 @@ A key that begins with a dash follows --.`,
 		Example: `  nearkey kv put sessions user:1 '{"name":"Ada"}' --ttl 3600
   nearkey kv get sessions user:1
   nearkey kv list sessions --prefix user:
-  nearkey kv put --namespace-id 0f2ac74b498b48028cb68387c421e279 logo --path logo.png`,
+  nearkey kv put --namespace-id 0f2ac74b498b48028cb68387c421e279 logo --path logo.png
+  nearkey kv bulk put sessions pairs.json`,
 	})
 	key := group(&cobra.Command{Use: "key", Short: "The same commands in wrangler's spelling", Hidden: true})
 	key.AddCommand(m.kvGetCommand(), m.kvPutCommand(), m.kvListCommand(), m.kvDeleteCommand())
 	namespace := m.namespaceCommand()
 	namespace.Hidden = true
-	cmd.AddCommand(m.kvGetCommand(), m.kvPutCommand(), m.kvListCommand(), m.kvDeleteCommand(), key, namespace)
+	cmd.AddCommand(m.kvGetCommand(), m.kvPutCommand(), m.kvListCommand(), m.kvDeleteCommand(), m.bulkCommand(), key, namespace)
 	return cmd
 }
 
@@ -54,7 +55,11 @@ func exact(cmd *cobra.Command, args []string, n int) error {
 
 // keyJSON is a key with its value, as --json shows it.
 type keyJSON struct {
-	Key        string          `json:"key"`
+	Key string `json:"key"`
+	keyValue
+}
+
+type keyValue struct {
 	Value      *string         `json:"value,omitempty"`
 	Base64     *string         `json:"value_base64,omitempty"`
 	Metadata   json.RawMessage `json:"metadata,omitempty"`
@@ -62,7 +67,7 @@ type keyJSON struct {
 }
 
 func newKeyJSON(key string, value []byte, metadata json.RawMessage, expiration int64) keyJSON {
-	k := keyJSON{Key: key, Metadata: metadata, Expiration: expiration}
+	k := keyJSON{key, keyValue{Metadata: metadata, Expiration: expiration}}
 	if utf8.Valid(value) {
 		text := string(value)
 		k.Value = &text

@@ -96,7 +96,7 @@ func (m *Main) rootCommand() *cobra.Command {
 	root.AddCommand(
 		m.serveCommand(), m.configCommand(), m.envCommand(),
 		m.namespaceCommand(), m.kvCommand(), m.tokenCommand(),
-		m.versionCommand(),
+		m.exportCommand(), m.importCommand(), m.versionCommand(),
 	)
 	return root
 }
