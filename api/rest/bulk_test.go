@@ -143,13 +143,14 @@ func TestBulkBody(t *testing.T) {
 	}
 	w := newWorld(t)
 	value := strings.Repeat("v", 25<<20)
-	body := `[{"key":"a","value":"` + value + `"},{"key":"b","value":"` + value + `"},{"key":"c","value":"` + value + `"},`
+	var b strings.Builder
+	b.WriteString(`[{"key":"a","value":"` + value + `"},{"key":"b","value":"` + value + `"},{"key":"c","value":"` + value + `"},`)
 	for i := range 5000 {
-		body += fmt.Sprintf(`{"key":"small%d","value":"%s"},`, i, strings.Repeat("s", 4000))
+		fmt.Fprintf(&b, `{"key":"small%d","value":"%s"},`, i, strings.Repeat("s", 4000))
 	}
-	last := `{"key":"last","value":"`
-	body += last
-	body += strings.Repeat("l", bulkBodyBytes-len(body)-len(`"}]`)) + `"}]`
+	b.WriteString(`{"key":"last","value":"`)
+	b.WriteString(strings.Repeat("l", bulkBodyBytes-b.Len()-len(`"}]`)) + `"}]`)
+	body := b.String()
 	for _, known := range []bool{true, false} {
 		req := w.request(request{method: "PUT", path: "bulk", body: body})
 		if !known {
@@ -237,7 +238,7 @@ func TestBulkGet(t *testing.T) {
 
 func TestBulkGetBytes(t *testing.T) {
 	w := newWorld(t)
-	half := strings.Repeat("\x01", 25<<19)
+	half := strings.Repeat("\x01é\"", 1000) + strings.Repeat("v", 25<<19-4000)
 	w.put("values/a", half).ok()
 	w.put("values/b", half).ok()
 	w.put("values/c", "x").ok()
@@ -264,8 +265,7 @@ func (h half) PutMany(ctx context.Context, writes []kv.Write) error {
 }
 
 func TestBulkPartly(t *testing.T) {
-	var w *world
-	w = newWorld(t, func(cfg *Config) {
+	w := newWorld(t, func(cfg *Config) {
 		cfg.Store = half{cfg.Store.(*memory.Store), func(wr kv.Write) bool { return wr.Ref.Key >= "k1000" }}
 	})
 	var b strings.Builder

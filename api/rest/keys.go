@@ -19,6 +19,7 @@ func (s *Server) listKeys(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	c.oneKey[0], c.keys = opts.Prefix, c.oneKey[:]
 	if !c.grant.Prefix(c.route.account, c.space, opts.Prefix, catalog.Read) {
 		return errForbidden
 	}

@@ -71,17 +71,29 @@ func knownMethod(method string) string {
 	return "other"
 }
 
-// redact takes the keys of the request out of a text. Errors of stores name the
-// key they met, and keys may be personal.
+// redact takes what may be a user's own out of a text: the keys of the request,
+// and whatever is quoted, for errors of stores quote the keys that they meet.
 func (c *call) redact(text string) string {
 	for _, key := range c.keys {
-		if key == "" {
-			continue
+		if key != "" {
+			text = strings.ReplaceAll(text, strconv.Quote(key), "[key]")
+			text = strings.ReplaceAll(text, key, "[key]")
 		}
-		text = strings.ReplaceAll(text, strconv.Quote(key), "[key]")
-		text = strings.ReplaceAll(text, key, "[key]")
 	}
-	return text
+	var out strings.Builder
+	for {
+		before, after, found := strings.Cut(text, `"`)
+		out.WriteString(before)
+		if !found {
+			return out.String()
+		}
+		quoted, err := strconv.QuotedPrefix(`"` + after)
+		if err != nil { // cut off: what follows may be a part of a key
+			return out.String() + "[…"
+		}
+		out.WriteString("[quoted]")
+		text = after[len(quoted)-1:]
+	}
 }
 
 // panicked answers a request whose handler had a bug. The server lives on.

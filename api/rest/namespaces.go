@@ -148,7 +148,9 @@ func (c *call) readJSON(v any) error {
 	}
 	var wrongType *json.UnmarshalTypeError
 	switch err := json.Unmarshal(text, v); {
-	case errors.As(err, &wrongType):
+	case errors.As(err, &wrongType) && wrongType.Field == "":
+		return invalid("The request body must be a JSON object")
+	case wrongType != nil:
 		return invalid("The field '%s' of the request body has the wrong type", shown(wrongType.Field))
 	case err != nil:
 		return errSyntax
@@ -158,7 +160,10 @@ func (c *call) readJSON(v any) error {
 
 // createNamespace serves POST …/namespaces.
 func (s *Server) createNamespace(ctx context.Context, c *call) error {
-	var body struct{ Title, Jurisdiction string }
+	var body struct {
+		Title        string `json:"title"`
+		Jurisdiction string `json:"jurisdiction"`
+	}
 	if err := c.readJSON(&body); err != nil {
 		return err
 	}
@@ -174,7 +179,9 @@ func (s *Server) createNamespace(ctx context.Context, c *call) error {
 
 // renameNamespace serves PUT …/namespaces/{ns}.
 func (s *Server) renameNamespace(ctx context.Context, c *call) error {
-	var body struct{ Title string }
+	var body struct {
+		Title string `json:"title"`
+	}
 	if err := c.readJSON(&body); err != nil {
 		return err
 	}

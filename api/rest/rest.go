@@ -124,7 +124,7 @@ type call struct {
 	op    *operation
 	grant catalog.Grant
 	space kv.NamespaceID // known to exist and to be open to the grant; else zero
-	keys  []string       // keys of the request, to be kept out of the log
+	keys  []string       // of the request, or the prefix of a listing; kept out of the log
 
 	hold hold
 	body body
