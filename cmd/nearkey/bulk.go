@@ -11,6 +11,7 @@ import (
 
 	"github.com/nearkey/nearkey/client"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/semaphore"
 )
 
 func (m *Main) bulkCommand() *cobra.Command {
@@ -200,7 +201,8 @@ not exist. With --with-metadata each value is {"value", "metadata",
 			if err != nil {
 				return err
 			}
-			return m.bulkGet(cmd.Context(), &dumper{client: cl, namespace: ns.ID, concurrency: 1, counts: &counts{}}, args[0], metadata)
+			dump := &dumper{client: cl, namespace: ns.ID, requests: semaphore.NewWeighted(usualReads)}
+			return m.bulkGet(cmd.Context(), dump, args[0], metadata)
 		},
 	}
 	target.flags(cmd)

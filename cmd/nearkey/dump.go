@@ -8,14 +8,18 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 
 	"github.com/nearkey/nearkey/client"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 )
 
 // The bounds of a dump.
 const (
 	chunkBytes   = 8 << 20 // values that one chunk of keys holds in memory before its turn
+	chunksAhead  = 4       // chunks that are read at once, the one to be written next among them
+	usualReads   = 8       // requests under way at once
 	pageAttempts = 5       // how often a key is read that changes while it is read
 	probeEvery   = 4       // pages after which keys are asked for together again
 )
@@ -24,13 +28,13 @@ const (
 // values in chunks, several at once. What it holds in memory does not depend on
 // how many keys there are.
 type dumper struct {
-	client      *client.Client
-	namespace   string
-	prefix      string
-	concurrency int
-	write       func(client.Record) error
-	pageDone    func(cursor string) error // the page before cursor is written
-	counts      *counts
+	client    *client.Client
+	namespace string
+	prefix    string
+	requests  *semaphore.Weighted // one for each request under way
+	write     func(client.Record) error
+	pageDone  func(cursor string) error // the page before cursor is written
+	counts    *counts
 }
 
 // found is a key of a chunk.
@@ -44,8 +48,8 @@ type found struct {
 // chunk is a run of keys that are read together.
 type chunk struct {
 	keys   []found
-	bytes  int
-	single int           // keys that had to be read alone
+	bytes  atomic.Int64
+	single atomic.Int64  // keys that had to be read alone
 	err    error         // why keys could not be filled in
 	done   chan struct{} // closed when keys or err is
 }
@@ -53,7 +57,7 @@ type chunk struct {
 // run writes every record, from the page at cursor on.
 func (d *dumper) run(ctx context.Context, cursor string) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(d.concurrency)
+	group.SetLimit(chunksAhead)
 	writeErr := d.pages(ctx, group, cursor)
 	readErr := group.Wait()
 	if readErr != nil && (writeErr == nil || errors.Is(writeErr, context.Canceled)) {
@@ -92,7 +96,7 @@ func (d *dumper) pages(ctx context.Context, group *errgroup.Group, cursor string
 func (d *dumper) page(ctx context.Context, group *errgroup.Group, keys []client.Key, alone bool) (taken bool, err error) {
 	chunks := split(keys)
 	started := 0
-	start := func() { // as many as may be under way, the one to be written next among them
+	start := func() {
 		c := chunks[started]
 		started++
 		group.Go(func() error {
@@ -105,9 +109,9 @@ func (d *dumper) page(ctx context.Context, group *errgroup.Group, keys []client.
 			return c.err
 		})
 	}
-	single := 0
+	single := int64(0)
 	for i, c := range chunks {
-		for started < len(chunks) && started < i+d.concurrency {
+		for started < len(chunks) && started < i+chunksAhead {
 			start()
 		}
 		select {
@@ -118,10 +122,10 @@ func (d *dumper) page(ctx context.Context, group *errgroup.Group, keys []client.
 		if err := d.writeChunk(ctx, c); err != nil {
 			return false, err
 		}
-		single += c.single
+		single += c.single.Load()
 		chunks[i] = nil
 	}
-	return single > len(keys)/2, nil
+	return single > int64(len(keys)/2), nil
 }
 
 func split(keys []client.Key) []*chunk {
@@ -165,19 +169,19 @@ func (d *dumper) writeChunk(ctx context.Context, c *chunk) error {
 // fetch reads keys together. A bulk get carries text only, and not too much of
 // it: keys that it cannot carry are asked for in halves, and at last alone.
 func (d *dumper) fetch(ctx context.Context, c *chunk, keys []found) error {
-	if len(keys) <= 1 || c.bytes > chunkBytes {
+	if len(keys) <= 1 || c.bytes.Load() > chunkBytes {
 		return d.singly(ctx, c, keys)
 	}
 	names := make([]string, len(keys))
 	for i := range keys {
 		names[i] = keys[i].key.Name
 	}
-	values, err := d.client.GetMany(ctx, d.namespace, names)
+	values, err := d.getMany(ctx, names)
 	if notTogether(err) {
-		if err := d.fetch(ctx, c, keys[:len(keys)/2]); err != nil {
-			return err
-		}
-		return d.fetch(ctx, c, keys[len(keys)/2:])
+		halves, ctx := errgroup.WithContext(ctx)
+		halves.Go(func() error { return d.fetch(ctx, c, keys[:len(keys)/2]) })
+		halves.Go(func() error { return d.fetch(ctx, c, keys[len(keys)/2:]) })
+		return halves.Wait()
 	}
 	if err != nil {
 		return fmt.Errorf("read %d keys from %q on: %w", len(keys), names[0], err)
@@ -193,10 +197,18 @@ func (d *dumper) fetch(ctx context.Context, c *chunk, keys []found) error {
 			}
 		default:
 			keys[i].record = client.Record{Key: names[i], Value: []byte(v.Value), Metadata: v.Metadata, Expiration: v.Expiration}
-			c.bytes += len(v.Value)
+			c.bytes.Add(int64(len(v.Value)))
 		}
 	}
 	return nil
+}
+
+func (d *dumper) getMany(ctx context.Context, names []string) (map[string]client.TextValue, error) {
+	if err := d.requests.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer d.requests.Release(1)
+	return d.client.GetMany(ctx, d.namespace, names)
 }
 
 // notTogether reports whether a bulk get failed for what the values are.
@@ -207,18 +219,24 @@ func notTogether(err error) bool {
 
 // singly reads keys one by one, as long as the chunk has room.
 func (d *dumper) singly(ctx context.Context, c *chunk, keys []found) error {
+	group, ctx := errgroup.WithContext(ctx)
 	for i := range keys {
-		c.single++
-		if c.bytes > chunkBytes {
-			keys[i].later = true
-			continue
-		}
-		if err := d.one(ctx, &keys[i]); err != nil {
+		c.single.Add(1)
+		group.Go(func() error {
+			if err := d.requests.Acquire(ctx, 1); err != nil {
+				return err
+			}
+			defer d.requests.Release(1)
+			if c.bytes.Load() > chunkBytes {
+				keys[i].later = true
+				return nil
+			}
+			err := d.one(ctx, &keys[i])
+			c.bytes.Add(int64(len(keys[i].record.Value)))
 			return err
-		}
-		c.bytes += len(keys[i].record.Value)
+		})
 	}
-	return nil
+	return group.Wait()
 }
 
 // one reads a key. Value and metadata come from two requests: if the metadata or

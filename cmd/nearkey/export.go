@@ -12,6 +12,7 @@ import (
 
 	"github.com/nearkey/nearkey/client"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/semaphore"
 )
 
 // exporter is the export command.
@@ -65,7 +66,7 @@ func (m *Main) exportCommand() *cobra.Command {
 	fs.StringVar(&ex.format, "format", formatNDJSON, "`FORMAT`: ndjson or json")
 	fs.StringVar(&ex.prefix, "prefix", "", "only keys that begin with `PREFIX`")
 	fs.BoolVar(&ex.resume, "resume", false, "go on after an interruption; begin anew if there was none")
-	fs.IntVar(&ex.concurrency, "concurrency", usualConcurrency, "requests under way at once")
+	fs.IntVar(&ex.concurrency, "concurrency", usualReads, "requests under way at once")
 	return cmd
 }
 
@@ -103,7 +104,8 @@ func (ex *exporter) run(ctx context.Context) error {
 	began, resumed := time.Now(), j.Counts.Records
 	progress := ex.progress("exporting", -1)
 	dump := &dumper{
-		client: cl, namespace: ns.ID, prefix: ex.prefix, concurrency: ex.concurrency, counts: &j.Counts,
+		client: cl, namespace: ns.ID, prefix: ex.prefix, counts: &j.Counts,
+		requests: semaphore.NewWeighted(int64(ex.concurrency)),
 		write: func(r client.Record) error {
 			progress.add(1, int64(len(r.Value)))
 			return out.records.Write(r)
