@@ -112,3 +112,8 @@ func (f *Faulty) Drop(ctx context.Context, ns kv.NamespaceID) error {
 func (f *Faulty) Changes(ctx context.Context, after kv.Cursor, limit int) ([]kv.Change, kv.Cursor, error) {
 	return kv.Changes(ctx, f.Store, after, limit)
 }
+
+// AwaitChange implements the ability of kv.AwaitChange, without faults.
+func (f *Faulty) AwaitChange(ctx context.Context, after kv.Cursor) error {
+	return kv.AwaitChange(ctx, f.Store, after)
+}

@@ -99,6 +99,7 @@ func Laws() []Law {
 		{"forget only that tombstone", forget},
 		{"drop only that namespace", drop},
 		{"changes name every write", changes},
+		{"a change wakes who awaits it", awaitChange},
 		{"a cancelled context ends a call", cancelled},
 		{"concurrent writers agree", concurrent},
 		{"random operations match the model", model},

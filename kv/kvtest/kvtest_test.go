@@ -27,6 +27,7 @@ type broken struct {
 	forget  func(s *memory.Store, ctx context.Context, tombs []kv.Tomb) error
 	drop    func(s *memory.Store, ctx context.Context, ns kv.NamespaceID) error
 	changes func(s *memory.Store, ctx context.Context, after kv.Cursor, limit int) ([]kv.Change, kv.Cursor, error)
+	await   func(s *memory.Store, ctx context.Context, after kv.Cursor) error
 }
 
 func (b *broken) Get(ctx context.Context, ref kv.Ref, maxAge time.Duration) (kv.Record, error) {
@@ -81,6 +82,13 @@ func (b *broken) Changes(ctx context.Context, after kv.Cursor, limit int) ([]kv.
 		return b.changes(b.Store, ctx, after, limit)
 	}
 	return b.Store.Changes(ctx, after, limit)
+}
+
+func (b *broken) AwaitChange(ctx context.Context, after kv.Cursor) error {
+	if b.await != nil {
+		return b.await(b.Store, ctx, after)
+	}
+	return b.Store.AwaitChange(ctx, after)
 }
 
 // replace puts rec whatever the store has, as no store may.
@@ -254,6 +262,7 @@ var breakages = []struct {
 		}
 		return all, next, err
 	}}},
+	{"a change wakes who awaits it", "it wakes at once", broken{await: func(*memory.Store, context.Context, kv.Cursor) error { return nil }}},
 	{"a cancelled context ends a call", "the context is ignored", broken{
 		get: func(s *memory.Store, _ context.Context, ref kv.Ref) (kv.Record, error) {
 			return s.Get(context.Background(), ref, 0)

@@ -405,6 +405,40 @@ func changes(t T, s *Subject) {
 	}
 }
 
+func awaitChange(t T, s *Subject) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	_, head, err := kv.Changes(ctx, s.Store, kv.Cursor{}, 1)
+	if errors.Is(err, kv.ErrUnsupported) || errors.Is(kv.AwaitChange(ctx, s.Store, kv.Cursor{Epoch: 1}), kv.ErrUnsupported) {
+		return
+	}
+	if err != nil {
+		t.Fatalf("head of the changes: %v", err)
+	}
+	for range 20 {
+		woken := make(chan error, 1)
+		go func() { woken <- kv.AwaitChange(ctx, s.Store, head) }()
+		select {
+		case err := <-woken:
+			t.Fatalf("woken although nothing has changed: %v", err)
+		default:
+		}
+		mustPut(t, s, "k", kv.Record{Version: s.Next()})
+		if err := <-woken; err != nil {
+			t.Fatalf("await a change: %v", err)
+		}
+		changes, next, err := kv.Changes(ctx, s.Store, head, 10)
+		if err != nil || len(changes) != 1 {
+			t.Fatalf("woken to %d changes, %v", len(changes), err)
+		}
+		head = next
+	}
+	cancel()
+	if err := kv.AwaitChange(ctx, s.Store, head); !errors.Is(err, context.Canceled) {
+		t.Fatalf("await with a cancelled context: %v", err)
+	}
+}
+
 func cancelled(t T, s *Subject) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

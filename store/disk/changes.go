@@ -61,6 +61,23 @@ func (s *Store) Changes(ctx context.Context, after kv.Cursor, limit int) ([]kv.C
 	return changes, changes[len(changes)-1].Cursor, nil
 }
 
+// AwaitChange implements the ability of kv.AwaitChange.
+func (s *Store) AwaitChange(ctx context.Context, after kv.Cursor) error {
+	for {
+		changed := s.changed.C()
+		if after != (kv.Cursor{Epoch: s.epoch, Seq: s.synced.Load()}) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-s.failing:
+			return s.failure()
+		case <-ctx.Done():
+			return fmt.Errorf("await changes: %w", ctx.Err())
+		}
+	}
+}
+
 func (s *Store) readChanges(first, last uint64) (changes []kv.Change, err error) {
 	iter, err := s.db.NewIter(&pebble.IterOptions{LowerBound: appendChangeKey(nil, first), UpperBound: appendChangeKey(nil, last+1)})
 	if err != nil {

@@ -36,6 +36,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/nearkey/nearkey/internal/signal"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -109,10 +110,11 @@ type Store struct {
 	seq    uint64     // the last change
 	high   int64      // all versions are older than this; it is on disk
 
-	epoch  uint64
-	synced atomic.Uint64 // the last change that is on stable storage
-	oldest atomic.Uint64 // the first change that is still kept
-	newest kv.Version    // at Open
+	epoch   uint64
+	synced  atomic.Uint64 // the last change that is on stable storage
+	oldest  atomic.Uint64 // the first change that is still kept
+	changed signal.Signal // fired when synced grows
+	newest  kv.Version    // at Open
 
 	armed   atomic.Bool           // the store is open: a failed write of Pebble stops it (stopFS)
 	failed  atomic.Pointer[error] // why nothing can be written any more

@@ -353,7 +353,11 @@ func (s *Store) wait(b *batch) error {
 	last := b.changes[len(b.changes)-1].Cursor.Seq
 	for {
 		synced := s.synced.Load()
-		if last <= synced || s.synced.CompareAndSwap(synced, last) {
+		if last <= synced {
+			return nil
+		}
+		if s.synced.CompareAndSwap(synced, last) {
+			s.changed.Fire()
 			return nil
 		}
 	}

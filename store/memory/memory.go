@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/signal"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -21,6 +22,8 @@ type Store struct {
 	namespaces map[kv.NamespaceID]*namespace
 	epoch      uint64
 	changes    []kv.Change
+
+	changed signal.Signal
 }
 
 // namespace is the records of one namespace and their keys in order.
@@ -92,6 +95,7 @@ func (s *Store) put(ref kv.Ref, rec kv.Record) {
 	ns.stale = ns.stale || !ok
 	s.changes = append(s.changes, kv.Change{
 		Cursor: kv.Cursor{Epoch: s.epoch, Seq: uint64(len(s.changes) + 1)}, Ref: ref, Version: rec.Version})
+	s.changed.Fire()
 }
 
 // List implements kv.Store.
@@ -189,4 +193,22 @@ func (s *Store) Changes(ctx context.Context, after kv.Cursor, limit int) ([]kv.C
 		return nil, head, nil
 	}
 	return rest, rest[len(rest)-1].Cursor, nil
+}
+
+// AwaitChange implements the ability of kv.AwaitChange.
+func (s *Store) AwaitChange(ctx context.Context, after kv.Cursor) error {
+	for {
+		changed := s.changed.C()
+		s.mu.RLock()
+		waiting := after == kv.Cursor{Epoch: s.epoch, Seq: uint64(len(s.changes))}
+		s.mu.RUnlock()
+		if !waiting {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("await changes: %w", ctx.Err())
+		}
+	}
 }
