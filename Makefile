@@ -11,6 +11,7 @@ SEEDS    ?= 2000
 COUNT    ?= 20
 
 .PHONY: build run check test race fuzz sim compat bench demo deps
+.NOTPARALLEL:
 
 build: ## the one static binary, bin/nearkey
 	go build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/nearkey ./cmd/nearkey
@@ -22,16 +23,18 @@ check: ## what a reviewer need not look at: format, vet, linters, the rules of t
 	@files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')) && test -z "$$files" || { echo "gofmt: not formatted: $$files"; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
+	cd test/compat && go vet ./... && $$(cd ../.. && go tool -n staticcheck) -checks inherit,-SA1019 ./... # a deprecated call is what an old program makes
 	@.ci/govulncheck
 	go test -run House .
 
-test: build check deps ## everything; what continuous integration runs
+test: check build deps ## everything; what continuous integration runs
+	NEARKEY_BIN=$(CURDIR)/bin/nearkey go test -count=1 -timeout 20m ./...
+	$(MAKE) race
 	$(MAKE) fuzz
 	$(MAKE) compat
-	go test ./...
 
-race: ## all tests of the module under the race detector
-	CGO_ENABLED=1 go test -race ./...
+race: ## the tests of what runs in one process, under the race detector
+	CGO_ENABLED=1 go test -race -timeout 20m ./kv/... ./store/... ./catalog/... ./api/... ./client/... ./cmd/... ./internal/...
 
 fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $(FUZZTIME)
@@ -44,14 +47,18 @@ compat: build deps ## real clients against the real binary
 	cd test/compat && NEARKEY_BIN=$(CURDIR)/bin/nearkey go test -count=1 -timeout 20m ./...
 
 demo: build deps ## real files through the API, a kill -9 half-way, every byte verified
-	go run ./test/demo
+	NEARKEY_BIN=$(CURDIR)/bin/nearkey go run ./test/demo
 
 bench: build ## the table of bench/README.md
 	@command -v nginx >/dev/null || { apt-get update && apt-get install -y --no-install-recommends nginx-light; }
 	go build -o bin/bench ./bench
 	./bin/bench $(BENCH)
 
-deps: ## what the tests need beyond Go
-	@command -v curl >/dev/null || { apt-get update && apt-get install -y curl; }
-	@command -v npm >/dev/null || { echo "make: the compat tests need Node.js 20 or newer with npm"; exit 1; }
+deps: test/compat/node_modules/.package-lock.json ## what the tests need beyond Go
+	@command -v curl >/dev/null || { apt-get update && apt-get install -y --no-install-recommends curl; }
+	@command -v cc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
+
+test/compat/node_modules/.package-lock.json: test/compat/package-lock.json
+	@command -v npm >/dev/null || { echo "make: the tests need Node.js 20 or newer with npm"; exit 1; }
 	cd test/compat && npm ci --no-fund --no-audit
+	@touch $@
