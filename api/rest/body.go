@@ -126,12 +126,13 @@ const (
 	lastStep  = 16 << 20
 )
 
-// readAll reads src to its end. size is an upper bound of its length, -1 if none
-// is known. The bytes are accounted for at the door before they are allocated.
-func (c *call) readAll(src io.Reader, size int64) ([]byte, error) {
+// readAll reads src to its end, which comes after at most most bytes. announced is
+// what the client said of its length, -1 if nothing. The bytes are accounted for
+// at the door before they are allocated.
+func (c *call) readAll(src io.Reader, announced, most int64) ([]byte, error) {
 	step := int64(firstStep)
-	if size >= 0 {
-		step = size
+	if announced >= 0 {
+		step = min(announced, most)
 	}
 	if err := c.hold.use(step); err != nil {
 		return nil, err
@@ -139,7 +140,7 @@ func (c *call) readAll(src io.Reader, size int64) ([]byte, error) {
 	buf := make([]byte, 0, step)
 	for {
 		if len(buf) == cap(buf) {
-			more, err := c.more(src, &buf)
+			more, err := c.more(src, &buf, most)
 			if err != nil || !more {
 				return buf, err
 			}
@@ -156,7 +157,7 @@ func (c *call) readAll(src io.Reader, size int64) ([]byte, error) {
 }
 
 // more makes room in a full buffer if src has not ended.
-func (c *call) more(src io.Reader, buf *[]byte) (bool, error) {
+func (c *call) more(src io.Reader, buf *[]byte, most int64) (bool, error) {
 	var next [1]byte
 	switch n, err := io.ReadFull(src, next[:]); {
 	case n == 0 && err == io.EOF:
@@ -165,7 +166,7 @@ func (c *call) more(src io.Reader, buf *[]byte) (bool, error) {
 		return false, err
 	}
 	old := cap(*buf)
-	grown := int64(old) + min(max(int64(old), firstStep), lastStep)
+	grown := max(int64(old)+1, min(int64(old)+min(max(int64(old), firstStep), lastStep), most))
 	if err := c.hold.use(grown); err != nil {
 		return false, err
 	}

@@ -254,16 +254,31 @@ func (s *Server) getBulk(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	small := int64(0)
 	for i := range recs {
-		s.metrics.Read(int64(len(recs[i].Value)))
 		if recs[i].Absent() {
 			continue
+		}
+		if n := int64(len(recs[i].Value)); n < kv.ReserveBytes {
+			small += n
 		}
 		if !utf8.Valid(recs[i].Value) || query.json && !json.Valid(recs[i].Value) {
 			return &failure{status: http.StatusBadRequest, code: 10029, text: "At least one of the requested keys corresponds to a non-text value"}
 		}
 	}
+	if err := c.holdSmall(small); err != nil {
+		return err
+	}
 	return c.giveValues(s, query, recs)
+}
+
+// holdSmall accounts for what was read in many small pieces, for which the store
+// did not ask, if it has become much.
+func (c *call) holdSmall(n int64) error {
+	if n < kv.ReserveBytes {
+		return nil
+	}
+	return c.hold.use(n)
 }
 
 func tooManyBytes(limits kv.Limits) error {
@@ -315,6 +330,7 @@ func (c *call) giveValues(s *Server, query bulkGet, recs []kv.Record) error {
 			out.buf = append(out.buf, ',')
 		}
 		out.buf = append(appendString(out.buf, key), ':')
+		s.metrics.Read(int64(len(recs[i].Value)))
 		out.record(query, &recs[i])
 		out.step()
 	}

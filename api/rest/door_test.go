@@ -239,3 +239,45 @@ func (w *world) randomRequest(rng *rand.Rand) *http.Request {
 	}
 	return req
 }
+
+// TestChunkedMemory: a value of unknown length takes no more of the door than the
+// documentation of Config says, a form neither.
+func TestChunkedMemory(t *testing.T) {
+	w := newWorld(t, func(cfg *Config) { cfg.BodyBytes = 48 << 20 })
+	value := strings.Repeat("v", 25<<20)
+	form, contentType := formBody(field{"metadata", "{}"}, field{"value", value})
+	for _, r := range []request{
+		{method: "PUT", path: "values/a", body: value},
+		{method: "PUT", path: "values/b", body: form, header: map[string]string{"Content-Type": contentType}},
+	} {
+		for _, length := range []int64{int64(len(r.body)), -1} {
+			req := w.request(r)
+			req.ContentLength = length
+			if rec := recordOf(w, req); rec.Code != 200 {
+				t.Errorf("%s, length %d: %d %s", r.path, length, rec.Code, rec.Body)
+			}
+		}
+	}
+}
+
+// TestSmallPieces: many small values, or a long listing, are held too.
+func TestSmallPieces(t *testing.T) {
+	w := newWorld(t, func(cfg *Config) { cfg.BodyBytes = 200 << 10 })
+	w.rules.Limits.MetadataBytes = kv.MaxMetadataBytes
+	ns := kv.NewNamespace(w.store, w.ns.ID, w.rules)
+	for i := range 10 {
+		err := ns.Put(t.Context(), fmt.Sprintf("k%d", i), make([]byte, 30<<10), kv.PutOptions{Metadata: []byte(`"` + strings.Repeat("m", 30<<10) + `"`)})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	over := fmt.Sprintf("at once, this server holds at most %d for all requests.'", 200<<10)
+	if a := w.get("keys"); a.status != 413 || !strings.Contains(a.body, over) {
+		t.Errorf("a listing of 300 KiB: %d %.300s", a.status, a.body)
+	}
+	w.get("keys?limit=5").ok()
+	if a := w.post("bulk/get", `{"keys":["k0","k1","k2","k3","k4","k5","k6","k7"]}`); a.status != 413 || !strings.Contains(a.body, over) {
+		t.Errorf("a bulk get of 240 KiB: %d %.300s", a.status, a.body)
+	}
+	w.post("bulk/get", `{"keys":["k0","k1","k2","k3","k4"]}`).ok()
+}

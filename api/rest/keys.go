@@ -27,6 +27,13 @@ func (s *Server) listKeys(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
+	held := int64(0)
+	for i := range page.Keys {
+		held += int64(len(page.Keys[i].Key) + len(page.Keys[i].Record.Metadata))
+	}
+	if err := c.holdSmall(held); err != nil {
+		return err
+	}
 	out := &stream{call: c, buf: s.buffer()}
 	defer s.recycle(out)
 	out.buf = append(out.buf, openResult+`[`...)

@@ -112,12 +112,8 @@ func (f *form) next() (*multipart.Part, error) {
 
 func (f *form) value(part io.Reader) ([]byte, error) {
 	f.call.body.most = f.total
-	most := int64(f.limits.ValueBytes)
-	size := f.call.body.length()
-	if size >= 0 {
-		size = min(size, most+1)
-	}
-	value, err := f.call.readAll(io.LimitReader(part, most+1), size)
+	over := int64(f.limits.ValueBytes) + 1 // one more than allowed tells that there is more
+	value, err := f.call.readAll(io.LimitReader(part, over), f.call.body.length(), over)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +121,7 @@ func (f *form) value(part io.Reader) ([]byte, error) {
 }
 
 func (f *form) metadata(part io.Reader) ([]byte, error) {
-	text, err := f.call.readAll(io.LimitReader(part, metadataTextBytes+1), -1)
+	text, err := f.call.readAll(io.LimitReader(part, metadataTextBytes+1), -1, metadataTextBytes+1)
 	switch {
 	case err != nil:
 		return nil, err

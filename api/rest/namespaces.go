@@ -142,7 +142,7 @@ func (c *call) readJSON(v any) error {
 	if err != nil {
 		return err
 	}
-	text, err := c.readAll(&c.body, c.body.length())
+	text, err := c.readAll(&c.body, c.body.length(), controlBodyBytes)
 	if err != nil {
 		return bodyFailure(err)
 	}

@@ -97,10 +97,11 @@ func putOptions(query string) (opts kv.PutOptions, err error) {
 
 // readValue reads a body that is the value, whatever its type.
 func (s *Server) readValue(c *call) ([]byte, error) {
-	if err := c.body.limit(int64(s.rules.Limits.ValueBytes), s.rules.Limits.CheckValue); err != nil {
+	most := int64(s.rules.Limits.ValueBytes)
+	if err := c.body.limit(most, s.rules.Limits.CheckValue); err != nil {
 		return nil, err
 	}
-	return c.readAll(&c.body, c.body.length())
+	return c.readAll(&c.body, c.body.length(), most)
 }
 
 // formBoundary tells a form from a value: only multipart/form-data is special.
