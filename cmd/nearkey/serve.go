@@ -99,11 +99,11 @@ func (m *Main) serve(ctx context.Context, config Config) (err error) {
 		work: []func(context.Context) error{store.Run, janitor.Run},
 	}
 	s.server.ErrorLog = slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
-	if err := s.announce(); err != nil {
+	m.greet(config, s, account)
+	if err := s.announce(); err != nil { // from here on others find it
 		return errors.Join(err, listener.Close())
 	}
 	defer os.Remove(s.addressFile())
-	m.greet(config, s, account)
 	return s.run(ctx)
 }
 
