@@ -32,6 +32,7 @@ type dependency struct{ module, importer, reason string }
 var dependencies = []dependency{
 	{"github.com/cockroachdb/pebble/v2", "store/disk", "the embedded store: group commit, crash-tested, pure Go"},
 	{"modernc.org/sqlite", "catalog", "the control plane's database in one file, without cgo"},
+	{"github.com/maypok86/otter/v2", "edge", "the near copies of a tier: a cache bounded by bytes that keeps what is read most"},
 	{"github.com/prometheus/client_golang", "internal/observe", "the metrics format that everyone scrapes"},
 	{"github.com/spf13/cobra", "cmd/nearkey", "commands, help and shell completion"},
 	{"github.com/spf13/pflag", "cmd/nearkey", "cobra's flags, by their own name"},
@@ -190,6 +191,25 @@ var rules = map[string]func([]source) []string{
 	"constructors start nothing":       startingConstructors,
 	"no else after return":             elseAfterReturn,
 	"errors say what was done":         errorTexts,
+}
+
+// The list of dependencies is what it says: each is imported.
+func TestHouseDependencies(t *testing.T) {
+	imported := map[dependency]bool{}
+	for _, s := range sources(t) {
+		for _, p := range s.imports() {
+			d, _ := dependencyOf(p)
+			imported[d] = true
+		}
+	}
+	for _, d := range dependencies {
+		if !imported[d] {
+			t.Errorf("nobody imports %s: take it off the list", d.module)
+		}
+		if d.reason == "" {
+			t.Errorf("%s: no reason", d.module)
+		}
+	}
 }
 
 func TestHouse(t *testing.T) {
