@@ -69,9 +69,7 @@ func (b *body) Read(p []byte) (int, error) {
 		return 0, b.over(max(b.got, b.length()))
 	}
 	if err == io.EOF {
-		b.done = true
-		// Work on what was read may take longer than reading it could.
-		b.control.SetReadDeadline(time.Time{})
+		b.done = true // net/http takes the deadline away
 	}
 	return n, err
 }

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/store/memory"
 )
 
@@ -158,6 +160,81 @@ func TestSlowReader(t *testing.T) {
 			t.Errorf("the connection: %v", err)
 		}
 		conn.Close()
+	})
+}
+
+// TestPatientReader: an answer may take long if it flows.
+func TestPatientReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		value := strings.Repeat("v", 2<<20)
+		w.put("values/a", value).ok()
+		conn := w.dial()
+		io.WriteString(conn, w.head("GET", "values/a", -1))
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, piece := 0, make([]byte, writeChunk/2)
+		for got < len(value) {
+			time.Sleep(writeStall / 3)
+			n, err := io.ReadFull(res.Body, piece)
+			if got += n; err != nil {
+				t.Fatalf("after %d bytes: %v", got, err)
+			}
+		}
+	})
+}
+
+// lazy is a store that takes its time.
+type lazy struct {
+	*memory.Store
+	takes time.Duration
+}
+
+func (l lazy) Put(ctx context.Context, ref kv.Ref, rec kv.Record) error {
+	select {
+	case <-time.After(l.takes):
+		return l.Store.Put(ctx, ref, rec)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// TestLazyStore: once a body is read, its deadline does not end the request, and
+// that of the answer begins when there is one.
+func TestLazyStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(cfg *Config) { cfg.Store = lazy{cfg.Store.(*memory.Store), 2 * readTimeout} })
+		conn := w.dial()
+		io.WriteString(conn, w.head("PUT", "values/a", 5)+"value")
+		if status, body, _ := readAnswer(t, bufio.NewReader(conn)); status != 200 {
+			t.Errorf("answer %d %s", status, body)
+		}
+		if got := w.value("a"); got != "value" {
+			t.Errorf("stored %q", got)
+		}
+	})
+}
+
+// TestRefusedHoldsNothing: what is drained of a refused body is not held.
+func TestRefusedHoldsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		conn := w.dial()
+		io.WriteString(conn, w.head("PUT", "bulk", 1<<20))
+		synctest.Wait()
+		if held := w.server.door.held.Load(); held != 1<<20 {
+			t.Errorf("%d bytes are held, want what was announced", held)
+		}
+		io.WriteString(conn, "not JSON")
+		if status, body, closes := readAnswer(t, bufio.NewReader(conn)); status != 400 || !closes {
+			t.Errorf("answer %d %s", status, body)
+		}
+		synctest.Wait()
+		if held := w.server.door.held.Load(); held != 0 || strings.Contains(w.log.String(), `"msg":"request"`) {
+			t.Errorf("%d bytes are held while the rest is drained", held)
+		}
 	})
 }
 

@@ -93,6 +93,9 @@ func TestDoorFull(t *testing.T) {
 			}
 		}
 	}
+	// What a body may take is taken before it is read.
+	w.doHolding(request{method: "PUT", path: "bulk", body: "[]" + strings.Repeat(" ", size/2)}, size/2+1).fails(503, 7010, "The server holds as much as it may at this moment. Please try again shortly.")
+	w.doHolding(request{method: "PUT", path: "bulk", body: "[]"}, size/2+1).ok()
 	busy.close()
 	w.get("values/a").fails(404, 10009, "get: 'key not found'")
 	w.put("values/a", value).ok()

@@ -159,6 +159,12 @@ func (w *world) request(r request) *http.Request {
 
 func (w *world) do(r request) answer {
 	w.t.Helper()
+	return w.doHolding(r, 0)
+}
+
+// doHolding does a request while others hold a part of the door.
+func (w *world) doHolding(r request, others int64) answer {
+	w.t.Helper()
 	rec := httptest.NewRecorder()
 	w.server.ServeHTTP(rec, w.request(r))
 	a := answer{t: w.t, status: rec.Code, header: rec.Header(), body: rec.Body.String()}
@@ -167,8 +173,8 @@ func (w *world) do(r request) answer {
 			w.t.Fatalf("%s %s: answer %q: %v", r.method, r.path, a.body, err)
 		}
 	}
-	if held := w.server.door.held.Load(); held != 0 {
-		w.t.Errorf("%s %s: %d bytes are still held at the door", r.method, r.path, held)
+	if held := w.server.door.held.Load(); held != others {
+		w.t.Errorf("%s %s: %d bytes are held at the door, want %d", r.method, r.path, held, others)
 	}
 	return a
 }

@@ -37,6 +37,9 @@ func TestPutWithoutLength(t *testing.T) {
 		if got := w.value("a"); got != body {
 			t.Errorf("%d bytes came back as %d", n, len(got))
 		}
+		if rec, _ := w.store.Get(t.Context(), ref(w, "a"), 0); cap(rec.Value) > n+n/7+1 {
+			t.Errorf("%d bytes are kept in %d", n, cap(rec.Value))
+		}
 		if held := w.server.door.held.Load(); held != 0 {
 			t.Errorf("%d bytes are still held", held)
 		}
