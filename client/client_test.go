@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -141,6 +142,21 @@ func TestRetries(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestACertificateThatIsNotTrustedIsFinal(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	c := newClient(t, client.Config{BaseURL: server.URL})
+	began := time.Now()
+	err := c.Delete(t.Context(), "ns", "k")
+	if !errors.Is(err, client.ErrUnreachable) || !strings.Contains(err.Error(), "certificate") {
+		t.Fatalf("got %v", err)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Fatalf("it was tried again, for %v", took)
 	}
 }
 

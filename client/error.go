@@ -1,12 +1,14 @@
 package client
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -108,9 +110,9 @@ type connectionError struct {
 
 func (e *connectionError) Error() string {
 	err := e.err
-	var op *net.OpError
-	if errors.As(err, &op) {
-		err = op
+	var address *url.Error
+	if errors.As(err, &address) { // which repeats what is said here anyway
+		err = address.Err
 	}
 	return fmt.Sprintf("%v: %s %s: %v", ErrUnreachable, e.call.method, e.call.path, err)
 }
@@ -121,6 +123,13 @@ func (e *connectionError) Unwrap() []error { return []error{ErrUnreachable, e.er
 func (e *connectionError) notSent() bool {
 	var op *net.OpError
 	return errors.As(e.err, &op) && op.Op == "dial"
+}
+
+// notTrusted reports whether the server's certificate was not accepted, which
+// another attempt does not change.
+func (e *connectionError) notTrusted() bool {
+	var certificate *tls.CertificateVerificationError
+	return errors.As(e.err, &certificate)
 }
 
 // readError is the Error of an answer.

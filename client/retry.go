@@ -51,7 +51,7 @@ func repeatable(call call, err error) (asked time.Duration, again bool) {
 	}
 	var connection *connectionError
 	if errors.As(err, &connection) {
-		return 0, call.idempotent || connection.notSent()
+		return 0, (call.idempotent || connection.notSent()) && !connection.notTrusted()
 	}
 	return 0, false
 }

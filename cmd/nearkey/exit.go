@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -60,7 +61,10 @@ func describe(ctx context.Context, err error) string {
 	}
 	text := err.Error()
 	var answer *client.Error
+	var certificate *tls.CertificateVerificationError
 	switch {
+	case errors.As(err, &certificate):
+		return text + "\nTo trust a certificate authority of your own, set SSL_CERT_FILE to the file of its certificate."
 	case errors.Is(err, client.ErrUnreachable):
 		return text + "\nIs the server running? 'nearkey serve' starts one; --api-url names another."
 	case !errors.As(err, &answer):
