@@ -30,7 +30,6 @@ type namespace struct {
 
 func (e endpoint) spaces() string { return "/accounts/" + e.account + "/storage/kv/namespaces" }
 func (n namespace) path() string  { return n.spaces() + "/" + n.id }
-func (n namespace) url() string   { return n.base + n.path() }
 
 // value is the path of a key's value, the key escaped as Go does it.
 func (n namespace) value(key string) string { return n.path() + "/values/" + url.PathEscape(key) }

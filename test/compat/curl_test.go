@@ -84,7 +84,6 @@ func curlDriver(ns namespace) driver {
 		return wantSuccess(a)
 	}
 	return driver{
-		name: "curl",
 		put: func(ctx context.Context, key string, value []byte) error {
 			return succeed(ns.curl(ctx, value, ns.value(key), "-X", "PUT", "--data-binary", "@-"))
 		},

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// driver is a client in the form in which one check can use all of them.
+// driver is a client at work on one namespace, in the form in which one check can
+// use all of them.
 type driver struct {
 	name   string
 	put    func(ctx context.Context, key string, value []byte) error
@@ -17,19 +18,52 @@ type driver struct {
 	remove func(ctx context.Context, key string) error
 }
 
-// drivers are all clients on one namespace. What they start ends with the test.
-func drivers(t *testing.T, ns namespace) []driver {
-	return []driver{
-		rawDriver(ns), curlDriver(ns), goV6Driver(ns), goV0Driver(t, ns),
-		typescriptDriver(newTypescript(t, ns.endpoint), ns), newWrangler(t, ns.endpoint).driver(ns),
+// client is a way to get a driver. What open starts ends with the test.
+type client struct {
+	name string
+	slow bool // takes seconds for each call
+	open func(*testing.T, namespace) driver
+}
+
+func clients() []client {
+	return []client{
+		{name: "raw", open: func(_ *testing.T, ns namespace) driver { return rawDriver(ns) }},
+		{name: "curl", open: func(_ *testing.T, ns namespace) driver { return curlDriver(ns) }},
+		{name: "go v6", open: func(_ *testing.T, ns namespace) driver { return goV6Driver(ns) }},
+		{name: "go v0", open: goV0Driver},
+		{name: "typescript", open: func(t *testing.T, ns namespace) driver {
+			return typescriptDriver(newTypescript(t, ns.endpoint), ns)
+		}},
+		{name: "wrangler", slow: true, open: func(t *testing.T, ns namespace) driver { return newWrangler(t, ns.endpoint).driver(ns) }},
 	}
+}
+
+// drivers are all clients on one namespace.
+func drivers(t *testing.T, ns namespace) (all []driver) {
+	for _, c := range clients() {
+		d := c.open(t, ns)
+		d.name = c.name
+		all = append(all, d)
+	}
+	return all
+}
+
+// quickDrivers are those that take no seconds.
+func quickDrivers(t *testing.T, ns namespace) (all []driver) {
+	for _, c := range clients() {
+		if !c.slow {
+			d := c.open(t, ns)
+			d.name = c.name
+			all = append(all, d)
+		}
+	}
+	return all
 }
 
 // rawDriver is no real client: net/http, to tell a fault of the server from one of
 // a client.
 func rawDriver(ns namespace) driver {
 	return driver{
-		name: "raw",
 		put: func(ctx context.Context, key string, value []byte) error {
 			a, err := ns.do(ctx, http.MethodPut, ns.value(key), value)
 			if err == nil {
@@ -115,12 +149,8 @@ func everyByte() []byte {
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	for _, d := range drivers(t, newNamespace(t)) {
-		value := everyByte()
-		if d.name == "go v6" { // its values are strings
-			value = []byte("text with ünïcode, \"quotes\"\r\nand lines\n")
-		}
 		t.Run(d.name, func(t *testing.T) {
-			check(t, roundTrip(t.Context(), d, "a/b ", oddKey, value))
+			check(t, roundTrip(t.Context(), d, "a/b ", oddKey, everyByte()))
 		})
 	}
 }
@@ -129,9 +159,7 @@ func TestRoundTrips(t *testing.T) {
 // different encoder in each of them.
 func TestClientsAgree(t *testing.T) {
 	t.Parallel()
-	ns := newNamespace(t)
-	all := drivers(t, ns)
-	all = slices.DeleteFunc(all, func(d driver) bool { return d.name == "wrangler" }) // seconds for each key
+	all := quickDrivers(t, newNamespace(t))
 	keys := []string{
 		oddKey, "plain", "a//b", "/lead", "trail/", "a/./b", "a/../b", "...", "%", "%41", "%2e%2e", "é", "日本語/キー",
 		"🙂", "!$&'()*+,;=:@", `"quoted"`, "back\\slash", "space ", " space", "tab\there", "line\nbreak", "[a]{b}|^`<>~",

@@ -21,7 +21,6 @@ func newGoV0(t *testing.T, e endpoint) *cloudflare.API {
 func goV0Driver(t *testing.T, ns namespace) driver {
 	api, account := newGoV0(t, ns.endpoint), cloudflare.AccountIdentifier(ns.account)
 	return driver{
-		name: "go v0",
 		put: func(ctx context.Context, key string, value []byte) error {
 			res, err := api.WriteWorkersKVEntry(ctx, account, cloudflare.WriteWorkersKVEntryParams{NamespaceID: ns.id, Key: key, Value: value})
 			if err == nil && !res.Success {
@@ -143,4 +142,22 @@ func TestGoV0Bulk(t *testing.T) {
 	if !errors.As(err, &bad) || !bad.InternalErrorCodeIs(10034) {
 		t.Errorf("ttl 1: %v", err)
 	}
+}
+
+func goV0BulkDelete(ctx context.Context, api *cloudflare.API, account, id string, keys []string) error {
+	res, err := api.DeleteWorkersKVEntries(ctx, cloudflare.AccountIdentifier(account), cloudflare.DeleteWorkersKVEntriesParams{NamespaceID: id, Keys: keys})
+	if err == nil && !res.Success {
+		return fmt.Errorf("no success: %+v", res)
+	}
+	return err
+}
+
+// goV0Spaces lists namespaces by the SDK's own pager.
+func goV0Spaces(ctx context.Context, api *cloudflare.API, account string) ([]string, error) {
+	all, _, err := api.ListWorkersKVNamespaces(ctx, cloudflare.AccountIdentifier(account), cloudflare.ListWorkersKVNamespacesParams{})
+	ids := make([]string, len(all))
+	for i, ns := range all {
+		ids[i] = ns.ID
+	}
+	return ids, err
 }

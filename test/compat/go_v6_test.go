@@ -32,7 +32,6 @@ func wantV6Error(err error, status int, code int64) error {
 func goV6Driver(ns namespace) driver {
 	client, account := newGoV6(ns.endpoint), cloudflare.F(ns.account)
 	return driver{
-		name: "go v6",
 		put: func(ctx context.Context, key string, value []byte) error {
 			_, err := client.Values.Update(ctx, ns.id, url.PathEscape(key), kv.NamespaceValueUpdateParams{AccountID: account, Value: cloudflare.F(string(value))})
 			return err
@@ -147,12 +146,12 @@ func TestGoV6Values(t *testing.T) {
 	check(t, wantV6Error(err, http.StatusForbidden, 10000))
 }
 
-// TestGoV6Bulk: the bulk methods under both of their names.
+// TestGoV6Bulk: bulk writes, reads and deletes.
 func TestGoV6Bulk(t *testing.T) {
 	t.Parallel()
 	ctx, ns := t.Context(), newNamespace(t)
 	client, account := newGoV6(ns.endpoint), cloudflare.F(ns.account)
-	put, err := client.Keys.BulkUpdate(ctx, ns.id, kv.NamespaceKeyBulkUpdateParams{AccountID: account, Body: []kv.NamespaceKeyBulkUpdateParamsBody{
+	put, err := client.BulkUpdate(ctx, ns.id, kv.NamespaceBulkUpdateParams{AccountID: account, Body: []kv.NamespaceBulkUpdateParamsBody{
 		{Key: cloudflare.F("a/b"), Value: cloudflare.F("text"), Metadata: cloudflare.F[any](map[string]any{"m": true})},
 		{Key: cloudflare.F("bin"), Value: cloudflare.F("AP+A"), Base64: cloudflare.F(true), ExpirationTTL: cloudflare.F(3600.0)},
 		{Key: cloudflare.F("n"), Value: cloudflare.F("1.5"), Expiration: cloudflare.F(4102444800.0)},
@@ -163,7 +162,7 @@ func TestGoV6Bulk(t *testing.T) {
 	}
 	check(t, ns.stored(ctx, "bin", []byte{0, 255, 128}, "null"))
 	check(t, ns.stored(ctx, "a/b", []byte("text"), `{"m":true}`))
-	got, err := client.Keys.BulkGet(ctx, ns.id, kv.NamespaceKeyBulkGetParams{
+	got, err := client.BulkGet(ctx, ns.id, kv.NamespaceBulkGetParams{
 		AccountID: account, Keys: cloudflare.F([]string{"a/b", "n"}), WithMetadata: cloudflare.F(true),
 	})
 	check(t, err)
@@ -180,9 +179,9 @@ func TestGoV6Bulk(t *testing.T) {
 	for i := range many {
 		many[i] = fmt.Sprint(i)
 	}
-	_, err = client.Keys.BulkGet(ctx, ns.id, kv.NamespaceKeyBulkGetParams{AccountID: account, Keys: cloudflare.F(many)})
+	_, err = client.BulkGet(ctx, ns.id, kv.NamespaceBulkGetParams{AccountID: account, Keys: cloudflare.F(many)})
 	check(t, wantV6Error(err, http.StatusBadRequest, 10029))
-	gone, err := client.Keys.BulkDelete(ctx, ns.id, kv.NamespaceKeyBulkDeleteParams{AccountID: account, Body: []string{"a/b", "none"}})
+	gone, err := client.BulkDelete(ctx, ns.id, kv.NamespaceBulkDeleteParams{AccountID: account, Body: []string{"a/b", "none"}})
 	check(t, err)
 	if gone.SuccessfulKeyCount != 2 {
 		t.Errorf("bulk delete: %+v", gone)

@@ -11,7 +11,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -33,10 +32,7 @@ const (
 	logTailBytes   = 16 << 10         // of a server's log, shown when a test fails
 )
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(run(m))
-}
+func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) (code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), prepareTimeout)
@@ -78,13 +74,12 @@ func ended(s *server, code int) int {
 	return code
 }
 
-// installClients installs the JavaScript clients, without the scripts that npm
-// packages may run: the clients work without.
+// installClients installs the JavaScript clients.
 func installClients(ctx context.Context) error {
 	if _, err := os.Stat(filepath.Join("node_modules", ".package-lock.json")); err == nil {
 		return nil
 	}
-	return command(exec.CommandContext(ctx, "npm", "ci", "--ignore-scripts", "--no-fund", "--no-audit"))
+	return command(exec.CommandContext(ctx, "npm", "ci", "--no-fund", "--no-audit"))
 }
 
 func build(ctx context.Context) error {

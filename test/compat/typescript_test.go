@@ -124,7 +124,6 @@ func jsFile(value []byte) js { return js{"$file": base64.StdEncoding.EncodeToStr
 
 func typescriptDriver(sdk *typescript, ns namespace) driver {
 	return driver{
-		name: "typescript",
 		put: func(_ context.Context, key string, value []byte) error {
 			return sdk.call("kv.namespaces.values.update", nil, key, ns.jsParams(js{"value": jsFile(value)}))
 		},

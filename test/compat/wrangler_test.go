@@ -141,7 +141,6 @@ func (w *wrangler) driver(ns namespace) driver {
 		return o, err
 	}
 	return driver{
-		name: "wrangler",
 		put: func(ctx context.Context, k string, value []byte) error {
 			name := filepath.Join(w.dir, "value")
 			if err := os.WriteFile(name, value, 0o600); err != nil {
