@@ -114,7 +114,7 @@ func (w *crashWorld) round(s *Store) (acked int, err error) {
 				}
 				mu.Lock()
 				if count++; count == cutAfter {
-					clone = w.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: w.rng})
+					clone = w.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rand.New(rand.NewPCG(w.seed, uint64(cutAfter)))})
 				}
 				mu.Unlock()
 			}
