@@ -40,14 +40,24 @@ func NewNamespace(store Store, id NamespaceID, rules *Rules) Namespace {
 // Get returns the record of key, or the absent Record if there is none to be
 // seen. maxAge is the staleness that the reader accepts.
 func (n Namespace) Get(ctx context.Context, key string, maxAge time.Duration) (Record, error) {
+	a, err := n.GetAnswer(ctx, key, maxAge)
+	return a.Record, err
+}
+
+// GetAnswer reads as Get does and tells how old the answer is and how the nearest
+// tier came by it.
+func (n Namespace) GetAnswer(ctx context.Context, key string, maxAge time.Duration) (Answer, error) {
 	if err := CheckKey(key); err != nil {
-		return Record{}, err
+		return Answer{}, err
 	}
-	rec, err := n.store.Get(ctx, Ref{n.id, key}, maxAge)
-	if err != nil || !rec.Visible(n.rules.now()) {
-		return Record{}, err
+	a, err := GetAnswer(ctx, n.store, Ref{n.id, key}, maxAge)
+	if err != nil {
+		return Answer{}, err
 	}
-	return rec, nil
+	if !a.Visible(n.rules.now()) {
+		a.Record = Record{}
+	}
+	return a, nil
 }
 
 // GetMany returns the records of keys, in their order, absent where there is
