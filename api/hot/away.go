@@ -46,12 +46,13 @@ func (r *replayed) Read(p []byte) (int, error) {
 	return r.Conn.Read(p)
 }
 
-// CloseWrite lets the HTTP server end a connection so that its last answer arrives.
+// CloseWrite lets the HTTP server end a connection so that its last answer
+// arrives, if the connection can.
 func (r *replayed) CloseWrite() error {
 	if c, ok := r.Conn.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
-	return r.Close()
+	return nil
 }
 
 // replayedTLS tells the HTTP server, which does not see the *tls.Conn itself,

@@ -22,6 +22,9 @@ const (
 	// nearBytes is the greatest value that is answered from near: a slow client
 	// holds it in memory until it has read it. The handler counts what it holds.
 	nearBytes = 256 << 10
+	// laterBytes are what net/http awaits of a request that is not the first of
+	// its connection, before it looks at it.
+	laterBytes = 4
 )
 
 // The states of a connection.
@@ -44,6 +47,7 @@ type conn struct {
 	start, end int       // what is unread of buf
 	now        time.Time // when the last bytes came, or the last answer of the handler was done
 
+	answered bool      // a request, at least
 	begun    bool      // the time of the head that is being read runs
 	idleSet  time.Time // when the deadline of an idle connection was set; zero: it is not
 	writeSet time.Time // when the deadline for writing was set
@@ -226,6 +230,9 @@ func (c *conn) answer(ctx context.Context) outcome {
 	b := s.batches.Get().(*batch)
 	result := goesOn
 	for result == goesOn && c.start < c.end {
+		if c.answered && c.end-c.start < laterBytes {
+			break
+		}
 		size, v := c.head.read(c.buf[c.start:c.end])
 		if v == partial && c.end-c.start < len(c.buf) {
 			break
@@ -236,7 +243,7 @@ func (c *conn) answer(ctx context.Context) outcome {
 		}
 		request := c.buf[c.start : c.start+size]
 		c.start += size
-		c.begun = false
+		c.answered, c.begun = true, false
 		if rec, age, ok := c.near(ctx); ok {
 			result = c.hit(b, rec, age)
 			continue
