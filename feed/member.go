@@ -143,18 +143,17 @@ func (h *Hub) Tell(ctx context.Context, from Member, changes []kv.Change) error 
 	if !from.shared() || len(changes) == 0 {
 		return nil
 	}
-	now := time.Now()
-	timer := time.NewTimer(time.Hour)
+	others := h.enqueue(from, changes)
+	timer := time.NewTimer(time.Until(h.born.Add(Lease + LeaseSlack)))
 	defer timer.Stop()
-	if former := h.born.Add(Lease + LeaseSlack).Sub(now); former > 0 {
-		timer.Reset(former)
+	if time.Since(h.born) < Lease+LeaseSlack {
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			return fmt.Errorf("wait for leases of the time before the start: %w", ctx.Err())
 		}
 	}
-	for _, a := range h.enqueue(from, changes) {
+	for _, a := range others {
 		if err := h.await(ctx, a, timer); err != nil {
 			return fmt.Errorf("tell point of presence %q: %w", from.PoP, err)
 		}
