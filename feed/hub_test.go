@@ -196,7 +196,6 @@ func TestCatchUpFromTheLog(t *testing.T) {
 type sink struct {
 	mu    sync.Mutex // guards calls
 	calls []string
-	hub   *feed.Hub // if set, must not know yet what the sink is being told
 	early func() bool
 }
 

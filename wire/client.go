@@ -186,7 +186,7 @@ func (c *Client) explain(ctx context.Context, err error, maybeDone bool) error {
 		return fmt.Errorf("%w: %w", kv.ErrUnavailable, err) // of this hop, not of the caller's
 	case errors.Is(err, errMalformed) || errors.Is(err, kv.ErrOverloaded):
 		return err
-	case toldByOther(err) && !errors.Is(err, errDeadline):
+	case toldByOther(err) && !errors.Is(err, context.DeadlineExceeded):
 		return err
 	}
 	return fmt.Errorf("%w: %w", kind, err)

@@ -29,7 +29,6 @@ const (
 var (
 	errUnauthenticated = errors.New("the secret or certificate is not accepted")
 	errVersion         = errors.New("version of the protocol not spoken")
-	errDeadline        = errors.New("not done within the deadline")
 	errInternal        = errors.New("internal error")
 )
 
@@ -50,7 +49,6 @@ var kinds = []struct {
 	{kindUnavailable, kv.ErrUnavailable, http.StatusServiceUnavailable},
 	{kindDeadline, context.DeadlineExceeded, http.StatusGatewayTimeout},
 	{kindDeadline, context.Canceled, http.StatusGatewayTimeout},
-	{kindDeadline, errDeadline, http.StatusGatewayTimeout},
 	{kindMalformed, errMalformed, http.StatusBadRequest},
 	{kindUnauthenticated, errUnauthenticated, http.StatusUnauthorized},
 	{kindVersion, errVersion, http.StatusNotFound},
@@ -102,12 +100,13 @@ func (f *fields) remoteError() error {
 	for _, k := range kinds {
 		if k.kind == kind {
 			e.kind = k.err
+			break
 		}
 	}
 	return e
 }
 
-// told reports whether err is what the other side said, and not what became of
+// toldByOther reports whether err is what the other side said, and not what became of
 // the connection.
 func toldByOther(err error) bool {
 	var e *remote
