@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -163,6 +164,9 @@ func (c *conn) fill() bool {
 	c.state.Store(idle)
 	if c.server.closing.Load() {
 		return false
+	}
+	if c.server.yields && c.answered {
+		runtime.Gosched()
 	}
 	n, err := c.net.Read(c.buf[c.end:])
 	if n <= 0 {

@@ -102,6 +102,7 @@ func (w *reply) Write(p []byte) (int, error) {
 		w.gathered = append(w.gathered, p...)
 		return len(p), nil
 	case w.sent+int64(len(p)) > w.length:
+		w.sent = w.length + 1 // the connection does not outlive such an answer
 		return 0, http.ErrContentLength
 	}
 	w.begin(p)
@@ -177,7 +178,7 @@ func (w *reply) end() outcome {
 	}
 	w.begin(w.gathered)
 	w.write(w.gathered)
-	if w.failed != nil || w.length > 0 && w.sent != w.length && w.bodyAllowed() {
+	if w.failed != nil || w.length >= 0 && w.sent != w.length && w.bodyAllowed() {
 		w.last = true
 	}
 	if w.last {
