@@ -77,15 +77,24 @@ func (c *Catalog) EnsureRoot(ctx context.Context, root Root) (Account, error) {
 		return Account{}, fmt.Errorf("root credentials: %w", err)
 	}
 	var account Account
-	forget := func() {
-		c.tokens.forgetAll()
-		c.keys.forgetAll()
+	keys := []string{tokenKey(hashOf(root.Token))}
+	if root.Key != "" {
+		keys = append(keys, ownerKey(hashOf(root.Key)))
 	}
-	err := c.change(ctx, "root credentials", forget, func(tx *sql.Tx) (err error) {
+	made := func() {
+		c.forgetRights()
+		c.publish(ctx, keys...)
+	}
+	err := c.change(ctx, "root credentials", made, func(tx *sql.Tx) (err error) {
 		// Processes that start at once do this one after the other.
 		if err := one(ctx, tx, `update schema_versions set applied = applied where version = 1`); err != nil {
 			return err
 		}
+		before, err := rootKeys(ctx, tx)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, before...)
 		if account, err = c.ensureAccount(ctx, tx, root); err != nil {
 			return err
 		}
@@ -98,6 +107,27 @@ func (c *Catalog) EnsureRoot(ctx context.Context, root Root) (Account, error) {
 		return Account{}, err
 	}
 	return account, nil
+}
+
+// rootKeys returns the keys of the records of the root credentials.
+func rootKeys(ctx context.Context, tx *sql.Tx) (keys []string, err error) {
+	for _, q := range []struct {
+		hash string
+		key  func(hash []byte) string
+	}{
+		{`select hash from tokens where root = 1`, tokenKey},
+		{`select key_hash from users where key_hash is not null`, ownerKey},
+	} {
+		var hash []byte
+		switch err := tx.QueryRowContext(ctx, q.hash).Scan(&hash); {
+		case errors.Is(err, sql.ErrNoRows):
+		case err != nil:
+			return nil, err
+		default:
+			keys = append(keys, q.key(hash))
+		}
+	}
+	return keys, nil
 }
 
 func (r Root) check() error {

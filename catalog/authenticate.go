@@ -28,6 +28,11 @@ func hashSecret(secret string) secretHash {
 	return sha256.Sum256(buf[:copy(buf[:], secret)])
 }
 
+func hashOf(secret string) []byte {
+	h := hashSecret(secret)
+	return h[:]
+}
+
 // NewSecret returns 40 random characters, what tokens and keys look like: 160
 // bits in hexadecimal, which no shell, header or URL changes.
 func NewSecret() string {
@@ -78,12 +83,16 @@ func (c *Catalog) loadToken(ctx context.Context, hash secretHash) (*Grant, error
 		}
 		g := Grant{Token: tokensOf(rows)[0]}
 		g.Scopes = g.Token.Scopes
-		err = c.db.read.QueryRowContext(ctx, `select id, email from users`).Scan(&g.User.ID, &g.User.Email)
-		if err != nil {
+		if g.User, err = c.owner(ctx); err != nil {
 			return nil, failure(ctx, "authenticate", err)
 		}
 		return &g, nil
 	})
+}
+
+func (c *Catalog) owner(ctx context.Context) (u User, err error) {
+	err = c.db.read.QueryRowContext(ctx, `select id, email from users`).Scan(&u.ID, &u.Email)
+	return u, err
 }
 
 // AuthenticateKey returns what the owner may do, who shows e-mail and key: what

@@ -10,6 +10,12 @@
 // Secrets are stored as their SHA-256 only. They are random and long, so that a
 // slow hash would add nothing but load.
 //
+// What edges need of it is published as records of the namespace Reserved: a
+// Publisher keeps them as the database says, and a Replica answers from them what
+// every request asks, without the database. So an edge learns of a token, its
+// revocation or a namespace as of any key, at latest after CacheFor, and goes on
+// without the control plane.
+//
 // It may lose its caches, which costs a query each; without its database nothing
 // can be changed and only what is cached goes on being served.
 package catalog
@@ -21,6 +27,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nearkey/nearkey/kv"
@@ -34,6 +41,8 @@ type Catalog struct {
 	tokens     *cache[secretHash, *Grant]
 	keys       *cache[secretHash, *Grant]
 	namespaces *cache[kv.NamespaceID, *Namespace]
+	publisher  atomic.Pointer[Publisher] // nil: changes are not published
+	epoch      atomic.Uint64
 }
 
 // Open opens the catalog in the SQLite file at path and creates it, readable by
@@ -128,11 +137,11 @@ func failure(ctx context.Context, doing string, err error) error {
 }
 
 // change runs f in a transaction that is durable when change returns nil and
-// undone when f fails. It calls forget, unless nil, when the change may have been
+// undone when f fails. It calls made, unless nil, when the change may have been
 // made: also when the commit fails, for that may be after it took effect. A
 // change that certainly was not made leaves the caches alone: they may be all
 // there is while the database fails.
-func (c *Catalog) change(ctx context.Context, doing string, forget func(), f func(*sql.Tx) error) error {
+func (c *Catalog) change(ctx context.Context, doing string, made func(), f func(*sql.Tx) error) error {
 	tx, err := c.db.write.BeginTx(ctx, nil)
 	if err != nil {
 		return failure(ctx, doing, err)
@@ -144,10 +153,29 @@ func (c *Catalog) change(ctx context.Context, doing string, forget func(), f fun
 		return failure(ctx, doing, err)
 	}
 	err = tx.Commit()
-	if forget != nil {
-		forget()
+	if made != nil {
+		made()
 	}
 	return failure(ctx, doing, err)
+}
+
+// forgetRights drops the cached grants after a change that may have ended a right.
+func (c *Catalog) forgetRights() {
+	c.tokens.forgetAll()
+	c.keys.forgetAll()
+	c.epoch.Add(1)
+}
+
+// Epoch is a number that changes, before the change is acknowledged, when a right
+// may have ended by a change that this process made. It is for those who keep what
+// Authenticate and Namespace answered.
+func (c *Catalog) Epoch() uint64 { return c.epoch.Load() }
+
+// publish publishes the records with these keys as they are after a change.
+func (c *Catalog) publish(ctx context.Context, keys ...string) {
+	if p := c.publisher.Load(); p != nil {
+		p.changed(ctx, keys)
+	}
 }
 
 // one executes a statement that is about exactly one row, or none: ErrNotFound.

@@ -73,8 +73,9 @@ func (c *Catalog) CreateNamespace(ctx context.Context, accountID, title, jurisdi
 		return Namespace{}, fmt.Errorf("%s: %w", doing, invalid("jurisdiction %q: want eu, us or fedramp", jurisdiction))
 	}
 	n := Namespace{AccountID: accountID, Title: title, Jurisdiction: jurisdiction, Created: loaded(stored(c.now()))}
-	rand.Read(n.ID[:]) // never fails
-	err := c.change(ctx, doing, nil, func(tx *sql.Tx) error {
+	rand.Read(n.ID[:]) // never fails, nor hits Reserved
+	made := func() { c.publish(ctx, namespaceKey(n.ID)) }
+	err := c.change(ctx, doing, made, func(tx *sql.Tx) error {
 		if err := lockAccount(ctx, tx, accountID); err != nil {
 			return err
 		}
@@ -113,7 +114,7 @@ func (c *Catalog) Namespace(ctx context.Context, accountID string, id kv.Namespa
 			return Namespace{}, err
 		}
 	}
-	if n.AccountID != accountID {
+	if n.AccountID != accountID || id == Reserved {
 		return Namespace{}, fmt.Errorf("namespace %s: %w", id, ErrNotFound)
 	}
 	return *n, nil
@@ -136,8 +137,11 @@ func (c *Catalog) RenameNamespace(ctx context.Context, accountID string, id kv.N
 		return Namespace{}, fmt.Errorf("rename namespace: %w", err)
 	}
 	var n Namespace
-	forget := func() { c.namespaces.forget(id) }
-	err := c.change(ctx, fmt.Sprintf("rename namespace %s to %q", id, title), forget, func(tx *sql.Tx) (err error) {
+	made := func() {
+		c.namespaces.forget(id)
+		c.publish(ctx, namespaceKey(id))
+	}
+	err := c.change(ctx, fmt.Sprintf("rename namespace %s to %q", id, title), made, func(tx *sql.Tx) (err error) {
 		if err := one(ctx, tx, `update namespaces set title = $1 where id = $2 and account_id = $3`,
 			[]byte(title), id.String(), accountID); err != nil {
 			return titleTaken(err)
@@ -155,22 +159,39 @@ func (c *Catalog) RenameNamespace(ctx context.Context, accountID string, id kv.N
 // records are removed later, by a Janitor: a note of that is durable when the
 // namespace is gone.
 func (c *Catalog) DeleteNamespace(ctx context.Context, accountID string, id kv.NamespaceID) error {
-	forget := func() {
+	keys := []string{namespaceKey(id)}
+	made := func() {
 		c.namespaces.forget(id)
-		c.tokens.forgetAll()
+		c.forgetRights()
+		c.publish(ctx, keys...)
 	}
-	return c.change(ctx, "delete namespace "+id.String(), forget, func(tx *sql.Tx) error {
+	return c.change(ctx, "delete namespace "+id.String(), made, func(tx *sql.Tx) error {
 		// Meanwhile no token is given a scope in it.
 		if err := lockAccount(ctx, tx, accountID); err != nil {
 			return err
 		}
+		tokens, err := scopedTokens(ctx, tx, id)
+		if err != nil {
+			return err
+		}
+		keys = append(keys, tokens...)
 		if err := one(ctx, tx, `delete from namespaces where id = $1 and account_id = $2`, id.String(), accountID); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `insert into dropped_namespaces (id, dropped, drops) values ($1, $2, 0)`,
+		_, err = tx.ExecContext(ctx, `insert into dropped_namespaces (id, dropped, drops) values ($1, $2, 0)`,
 			id.String(), stored(c.now()))
 		return err
 	})
+}
+
+// scopedTokens returns the keys of the records of tokens with a scope in a
+// namespace.
+func scopedTokens(ctx context.Context, tx *sql.Tx, id kv.NamespaceID) ([]string, error) {
+	return all(ctx, tx, func(row scanner) (string, error) {
+		var hash []byte
+		err := row.Scan(&hash)
+		return tokenKey(hash), err
+	}, `select hash from tokens where id in (select token_id from token_scopes where namespace_id = $1)`, id.String())
 }
 
 // NamespaceQuery says which namespaces a page holds.
@@ -238,8 +259,13 @@ func (q NamespaceQuery) order() string {
 	return by + direction
 }
 
+// querier is a database or a transaction.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
 // all returns all rows of a query.
-func all[T any](ctx context.Context, db *sql.DB, scan func(scanner) (T, error), statement string, args ...any) ([]T, error) {
+func all[T any](ctx context.Context, db querier, scan func(scanner) (T, error), statement string, args ...any) ([]T, error) {
 	rows, err := db.QueryContext(ctx, statement, args...)
 	if err != nil {
 		return nil, err

@@ -75,7 +75,9 @@ func (c *Catalog) CreateToken(ctx context.Context, t Token) (Token, string, erro
 		return Token{}, "", fmt.Errorf("%s: %w", doing, err)
 	}
 	secret := NewSecret()
-	err := c.change(ctx, doing, nil, func(tx *sql.Tx) error { return insertToken(ctx, tx, t, hashSecret(secret)) })
+	hash := hashSecret(secret)
+	made := func() { c.publish(ctx, tokenKey(hash[:])) }
+	err := c.change(ctx, doing, made, func(tx *sql.Tx) error { return insertToken(ctx, tx, t, hash) })
 	if err != nil {
 		return Token{}, "", err
 	}
@@ -201,12 +203,18 @@ func (c *Catalog) Token(ctx context.Context, accountID, id string) (Token, error
 }
 
 // RevokeToken makes a token invalid for ever. Through this process it is so when
-// RevokeToken returns, through others within CacheFor. Revoking it again changes
+// RevokeToken returns, through others within CacheFor, or sooner where the
+// changefeed tells of what is published. Revoking it again changes
 // nothing.
 func (c *Catalog) RevokeToken(ctx context.Context, accountID, id string) error {
-	return c.change(ctx, "revoke token "+id, c.tokens.forgetAll, func(tx *sql.Tx) error {
+	var hash []byte
+	made := func() {
+		c.forgetRights()
+		c.publish(ctx, tokenKey(hash))
+	}
+	return c.change(ctx, "revoke token "+id, made, func(tx *sql.Tx) error {
 		var root int
-		err := tx.QueryRowContext(ctx, `select root from tokens where account_id = $1 and id = $2`, accountID, id).Scan(&root)
+		err := tx.QueryRowContext(ctx, `select root, hash from tokens where account_id = $1 and id = $2`, accountID, id).Scan(&root, &hash)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			return ErrNotFound
