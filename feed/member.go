@@ -36,6 +36,7 @@ type member struct {
 	granted time.Time     // no message was put together later than this; zero: none
 	acked   uint64        // so many changes were told and acknowledged
 	told    []kv.Change   // the following ones are yet to be acknowledged
+	since   time.Time     // no acknowledgement has come since, while told is not empty
 	moved   signal.Signal // fired when acked has grown
 }
 
@@ -45,6 +46,12 @@ func (m *member) lapsed() time.Time {
 		return time.Time{}
 	}
 	return m.granted.Add(Lease + LeaseSlack)
+}
+
+// holdsUp reports whether the member does not acknowledge what it is told: writes
+// wait for its lease to lapse. No member never does.
+func (m *member) holdsUp(now time.Time) bool {
+	return m != nil && len(m.told) > 0 && now.Sub(m.since) > HeartbeatEvery
 }
 
 // join makes s the subscription of a member. What the member has yet to
@@ -68,6 +75,7 @@ func (h *Hub) join(s *Subscription, who Member) error {
 		m.sub.end(errReplaced)
 	}
 	m.sub, s.member, s.base, s.next = s, m, m.acked, m.acked
+	m.since = s.start
 	return nil
 }
 
@@ -121,8 +129,11 @@ func (s *Subscription) Ack(n uint64) error {
 	m := s.member
 	if upTo := s.base + n; upTo > m.acked {
 		m.told = slices.Delete(m.told, 0, int(upTo-m.acked))
-		m.acked = upTo
+		m.acked, m.since = upTo, time.Now()
 		m.moved.Fire()
+		if m.sub != nil {
+			m.sub.poke() // it may have been held up
+		}
 	}
 	return nil
 }
@@ -174,6 +185,9 @@ func (h *Hub) enqueue(from Member, changes []kv.Change) []awaited {
 		}
 		sub, upTo := m.sub, uint64(math.MaxUint64)
 		if len(m.told)+len(changes) <= MaxTold {
+			if len(m.told) == 0 {
+				m.since = time.Now()
+			}
 			m.told = append(m.told, changes...)
 			upTo = m.acked + uint64(len(m.told))
 		} else if sub != nil {

@@ -264,6 +264,29 @@ func TestHungMemberCostsOneLease(t *testing.T) {
 	})
 }
 
+// A member that does not acknowledge is told of further writes, but given no
+// longer lease by heartbeats.
+func TestNoHeartbeatWhileWritesWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hub := openHub()
+		time.Sleep(2 * feed.Lease)
+		sub := subscribe(t, hub, 2)
+		begun := time.Now()
+		go func() { _ = hub.Tell(t.Context(), feed.Member{PoP: "here", ID: feed.MemberID{1}}, anyChange) }()
+		synctest.Wait()
+		messages, last := 0, begun
+		for {
+			if _, err := sub.Next(t.Context()); err != nil {
+				break
+			}
+			messages, last = messages+1, time.Now()
+		}
+		if messages != 2 || last.Sub(begun) > feed.HeartbeatEvery || time.Since(begun) != feed.Lease+feed.LeaseSlack {
+			t.Errorf("%d messages, the last after %s, the end after %s", messages, last.Sub(begun), time.Since(begun))
+		}
+	})
+}
+
 func TestTellWaitsForEveryMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hub := openHub()

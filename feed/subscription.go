@@ -31,6 +31,7 @@ type Subscription struct {
 	timer  *time.Timer
 	cursor kv.Cursor
 	sent   time.Time // the last message
+	burst  time.Time // the last message of changes
 	asOf   time.Time // as of the last message
 
 	// Guarded by the hub's mu.
@@ -153,6 +154,9 @@ func (s *Subscription) compose(now time.Time) (Message, pause, error) {
 	}
 	s.tell(&m, now)
 	s.cursor, s.sent, s.asOf = m.To, now, h.asOf
+	if len(m.Changes) > 0 {
+		s.burst = now
+	}
 	return m, pause{ready: true}, nil
 }
 
@@ -178,21 +182,22 @@ func (s *Subscription) place(now time.Time) (time.Duration, error) {
 
 // notDue says how long to wait before the next message, zero if it is due. What
 // was told does not wait, changes wait for others to share their message, and a
-// newer asOf is passed on unless one was just told. It is called with the hub's
-// mu held.
+// newer asOf is passed on unless one was just told. A member that writes wait for
+// is given no longer lease meanwhile. It is called with the hub's mu held.
 func (s *Subscription) notDue(now time.Time, first bool) pause {
 	h := s.hub
 	if first || s.sent.IsZero() || s.untold() > 0 {
 		return pause{}
 	}
-	since := now.Sub(s.sent)
-	if s.cursor != h.head {
-		return pause{most: h.gather - since, gathering: true}
-	}
-	if h.asOf.Sub(s.asOf) >= HeartbeatEvery/2 {
+	switch {
+	case s.member.holdsUp(now):
+		return pause{most: HeartbeatEvery, gathering: true}
+	case s.cursor != h.head:
+		return pause{most: h.gather - now.Sub(s.burst), gathering: true}
+	case h.asOf.Sub(s.asOf) >= HeartbeatEvery/2:
 		return pause{}
 	}
-	return pause{most: HeartbeatEvery - since}
+	return pause{most: HeartbeatEvery - now.Sub(s.sent)}
 }
 
 // catchUp reads a message from the log.
