@@ -1,6 +1,7 @@
 package hot
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -64,6 +65,9 @@ type batch struct {
 	out   []byte
 	hits  [batchRequests]hit // the answers in out that came from near
 	count int
+
+	text   bytes.Reader // what reads requests for the handler
+	reader *bufio.Reader
 }
 
 // hit is an answer that came from near.

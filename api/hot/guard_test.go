@@ -11,8 +11,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -325,6 +327,67 @@ func TestShutdownInTime(t *testing.T) {
 			t.Error(err)
 		}
 		within(t, "cut off", closes(c), 0, 0)
+	})
+}
+
+// failing is a listener whose Accept fails a few times.
+type failing struct {
+	*pipes
+	errs []error
+}
+
+func (f *failing) Accept() (net.Conn, error) {
+	if len(f.errs) > 0 {
+		err := f.errs[0]
+		f.errs = f.errs[1:]
+		return nil, &net.OpError{Op: "accept", Err: err}
+	}
+	return f.pipes.Accept()
+}
+
+// TestAccept: an error that passes is waited for, another one ends Serve.
+func TestAccept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := bubble(t, small(), nil, nil)
+		l := &failing{newPipes(), slices.Repeat([]error{syscall.EMFILE}, 10)}
+		ended := make(chan error, 1)
+		go func() { ended <- s.Serve(t.Context(), l) }()
+		began := time.Now()
+		c := dial(l.pipes)
+		if body := ask(t, c, simple("a")); body != "near" {
+			t.Errorf("got %q", body)
+		}
+		within(t, "patience", time.Since(began), time.Second, 10*time.Second)
+		_ = c.Close()
+		synctest.Wait()
+		broken := &failing{newPipes(), []error{syscall.EBADF}}
+		if err := s.Serve(t.Context(), broken); !errors.Is(err, syscall.EBADF) {
+			t.Errorf("Serve: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+}
+
+// TestContext: when the context of Serve ends all is cut off.
+func TestContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := bubble(t, small(), func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		l := newPipes()
+		ended := make(chan error, 1)
+		go func() { ended <- s.Serve(ctx, l) }()
+		c := dial(l)
+		_, _ = io.WriteString(c, simple("far"))
+		cancel()
+		within(t, "cut off", closes(c), 0, 0)
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			t.Errorf("Serve: %v", err)
+		}
 	})
 }
 

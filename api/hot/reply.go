@@ -22,7 +22,7 @@ func (c *conn) handle(ctx context.Context, b *batch, request []byte) (result out
 	ctx, cancel := context.WithCancel(context.WithValue(context.WithValue(ctx,
 		http.LocalAddrContextKey, c.net.LocalAddr()), http.ServerContextKey, s.http))
 	defer cancel()
-	r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(request)))
+	r, err := b.parse(request)
 	if err != nil {
 		return givenAway
 	}
@@ -46,6 +46,17 @@ func (c *conn) handle(ctx context.Context, b *batch, request []byte) (result out
 	}
 	c.shard.handled(w.sentHeader.Get(statusHeader), c.now.Sub(began))
 	return result
+}
+
+// parse reads a request as net/http does. It has no body, so nothing refers to
+// the readers afterwards.
+func (b *batch) parse(request []byte) (*http.Request, error) {
+	b.text.Reset(request)
+	if b.reader == nil {
+		b.reader = bufio.NewReaderSize(&b.text, headBytes)
+	}
+	b.reader.Reset(&b.text)
+	return http.ReadRequest(b.reader)
 }
 
 // reply is the answer of the handler to a GET, written as net/http writes it.

@@ -97,7 +97,7 @@ func (s *Server) right(ctx context.Context, h *head, now time.Time) *entry {
 	d := digestOf(token, h)
 	e := s.rights.get(&d)
 	if e == nil || !e.valid(now, epoch) {
-		if e = s.ask(ctx, h, token, epoch, now); e == nil {
+		if e = s.ask(ctx, h, token, epoch, now); e == nil || !e.valid(now, epoch) {
 			return nil
 		}
 		e.digest = d
