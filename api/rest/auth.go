@@ -42,7 +42,7 @@ func (s *Server) authenticate(ctx context.Context, c *call) error {
 		if !strings.EqualFold(scheme, "Bearer") || !isCredential(token) {
 			return malformed(note{6111, "Invalid format for Authorization header"})
 		}
-		c.grant, err = s.catalog.Authenticate(ctx, token)
+		c.grant, err = s.authority.Authenticate(ctx, token)
 		if errors.Is(err, catalog.ErrUnauthenticated) {
 			return badToken(c)
 		}
@@ -53,7 +53,7 @@ func (s *Server) authenticate(ctx context.Context, c *call) error {
 	case !isCredential(key):
 		return malformed(note{6103, "Invalid format for X-Auth-Key header"})
 	default:
-		c.grant, err = s.catalog.AuthenticateKey(ctx, email, key)
+		c.grant, err = s.authority.AuthenticateKey(ctx, email, key)
 		if errors.Is(err, catalog.ErrUnauthenticated) {
 			return &failure{status: http.StatusForbidden, code: 9103, text: "Unknown X-Auth-Key or X-Auth-Email", bare: true}
 		}
@@ -130,7 +130,7 @@ func (s *Server) authorizeNamespace(ctx context.Context, c *call) error {
 	if !allowed {
 		return errForbidden
 	}
-	if _, err := s.catalog.Namespace(ctx, account, id); err != nil {
+	if _, err := s.authority.Namespace(ctx, account, id); err != nil {
 		return catalogFailure(err)
 	}
 	c.space = id

@@ -113,9 +113,9 @@ func (s *Server) readPair(in *scanner) (kv.Pair, error) {
 		case "base64":
 			encoded, err = in.bool()
 		case "expiration":
-			pair.Options.Expiration, err = in.number64()
+			pair.Options.Expiration, err = in.number64(notExpiration)
 		case "expiration_ttl":
-			pair.Options.TTL, err = in.number64()
+			pair.Options.TTL, err = in.number64(notExpiration)
 		case "metadata":
 			pair.Options.Metadata, err = in.metadata(limits)
 		default:
@@ -231,6 +231,7 @@ func (c *call) giveBulk(failed []string) error {
 type bulkGet struct {
 	json         bool // parse values
 	withMetadata bool
+	cacheTTL     string
 }
 
 // getBulk serves POST …/bulk/get.
@@ -250,7 +251,11 @@ func (s *Server) getBulk(ctx context.Context, c *call) error {
 		}
 		return c.hold.use(n)
 	}
-	recs, err := c.ns(s).GetMany(kv.WithReserver(ctx, reserve), c.keys, 0)
+	maxAge, err := s.maxAge(c, query.cacheTTL)
+	if err != nil {
+		return err
+	}
+	recs, err := c.ns(s).GetMany(kv.WithReserver(ctx, reserve), c.keys, maxAge)
 	if err != nil {
 		return err
 	}
@@ -305,6 +310,8 @@ func (s *Server) readBulkGet(c *call) (query bulkGet, err error) {
 			query.json, err = in.isJSON()
 		case "withMetadata":
 			query.withMetadata, err = in.bool()
+		case "cacheTtl":
+			query.cacheTTL, err = in.number64("A cacheTtl must be a number")
 		default:
 			err = in.skip()
 		}

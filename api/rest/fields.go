@@ -64,9 +64,11 @@ func (s *scanner) bool() (bool, error) {
 	return false, invalid("A field that must be true or false is neither")
 }
 
+const notExpiration = "An expiration must be a number"
+
 // number64 reads a number, as such or in a string, and returns its text; null is
 // none. What it may be is for the rules to say.
-func (s *scanner) number64() (string, error) {
+func (s *scanner) number64(otherwise string) (string, error) {
 	b, err := s.peek()
 	if err != nil {
 		return "", err
@@ -80,7 +82,7 @@ func (s *scanner) number64() (string, error) {
 		return "", err
 	}
 	if b != '-' && (b < '0' || b > '9') {
-		return "", invalid("An expiration must be a number")
+		return "", invalid("%s", otherwise)
 	}
 	return string(text), nil
 }

@@ -133,13 +133,14 @@ func (s *Server) getNamespace(ctx context.Context, c *call) error {
 // controlBodyBytes is the greatest body of a request to the control plane.
 const controlBodyBytes = 256 << 10
 
+func controlBodyTooLong(n int64) error {
+	return &failure{status: http.StatusRequestEntityTooLarge, code: codeInvalid, text: "The request body of " + strconv.FormatInt(n, 10) + " bytes is too large"}
+}
+
 // readJSON reads a body of the control plane into v. Fields that v does not have
 // are ignored.
 func (c *call) readJSON(v any) error {
-	err := c.body.limit(controlBodyBytes, func(n int64) error {
-		return &failure{status: http.StatusRequestEntityTooLarge, code: codeInvalid, text: "The request body of " + strconv.FormatInt(n, 10) + " bytes is too large"}
-	})
-	if err != nil {
+	if err := c.body.limit(controlBodyBytes, controlBodyTooLong); err != nil {
 		return err
 	}
 	text, err := c.readAll(&c.body, c.body.length(), controlBodyBytes)

@@ -7,6 +7,14 @@
 // real service. All bytes of values that requests hold at once pass one door,
 // which is what bounds the memory of the process.
 //
+// Before a tier (package edge) a GET of a value or its metadata tells with
+// CF-Cache-Status and Age how the tier came by the answer and how old it is.
+// Readers may say how old it may be: see freshness.go.
+//
+// On an edge, which has no catalog, requests about keys and values are answered
+// with the rights and namespaces that an Authority knows, and all others go, as
+// they are, to a server that has one.
+//
 // Beside the dialect it serves /healthz (the process lives), /readyz (it can
 // serve) and /metrics. /metrics asks no credentials of a peer on the loopback
 // interface that no proxy speaks for; everyone else needs a token that may read
@@ -39,11 +47,30 @@ import (
 // DefaultBodyBytes is the door of a Config that names none.
 const DefaultBodyBytes = 128 << 20
 
-// Config says what a Server stands on. Store, Catalog and Rules must be set.
+// Authority knows whose request it is, what they may do, and which namespaces
+// exist: what every request about values and keys needs. *catalog.Catalog and
+// *catalog.Replica are authorities; each says how old its answers may be. All
+// methods may be called at once. What they return is shared and must not be
+// changed.
+type Authority interface {
+	Authenticate(ctx context.Context, token string) (catalog.Grant, error)
+	AuthenticateKey(ctx context.Context, email, key string) (catalog.Grant, error)
+	Namespace(ctx context.Context, accountID string, id kv.NamespaceID) (catalog.Namespace, error)
+}
+
+// Config says what a Server stands on. Store, Rules, and Catalog or Authority must
+// be set.
 type Config struct {
-	Store   kv.Store
-	Catalog *catalog.Catalog
-	Rules   *kv.Rules
+	Store     kv.Store
+	Catalog   *catalog.Catalog // nil, on an edge: requests about what is in it go to Forward
+	Authority Authority        // nil: Catalog
+	Forward   http.Handler     // a server with a catalog; nil: there is none
+	Rules     *kv.Rules
+
+	// MaxAge is the staleness that readers of values and metadata accept who do not
+	// say otherwise. It makes a difference if Store is a tier.
+	MaxAge time.Duration
+
 	Logger  *slog.Logger     // nil: nothing is logged
 	Metrics *observe.Metrics // nil: none
 	Ready   func() error     // for /readyz; nil: always ready
@@ -62,11 +89,15 @@ type Config struct {
 // Server serves the API. It is an http.Handler.
 type Server struct {
 	store      kv.Store
-	catalog    *catalog.Catalog
+	catalog    *catalog.Catalog // nil: an edge
+	authority  Authority
+	forward    http.Handler
 	rules      *kv.Rules
+	accepts    time.Duration // the staleness that readers accept
 	log        *slog.Logger
 	metrics    *observe.Metrics
 	requests   *observe.Requests
+	cache      *observe.Cache
 	scrape     http.Handler
 	ready      func() error
 	dropped    func()
@@ -91,13 +122,20 @@ func New(cfg Config) *Server {
 	if cfg.Dropped == nil {
 		cfg.Dropped = func() {}
 	}
+	if cfg.Authority == nil {
+		cfg.Authority = cfg.Catalog
+	}
 	s := &Server{
 		store:      cfg.Store,
 		catalog:    cfg.Catalog,
+		authority:  cfg.Authority,
+		forward:    cfg.Forward,
 		rules:      cfg.Rules,
+		accepts:    cfg.MaxAge,
 		log:        cfg.Logger,
 		metrics:    cfg.Metrics,
 		requests:   cfg.Metrics.Requests("rest"),
+		cache:      cfg.Metrics.Cache("rest"),
 		scrape:     cfg.Metrics.Handler(),
 		ready:      cfg.Ready,
 		dropped:    cfg.Dropped,
@@ -136,7 +174,7 @@ type call struct {
 
 	oneKey [1]string // backs keys
 	// They back headers.
-	idHeader, lengthHeader [1]string
+	idHeader, lengthHeader, ageHeader, cacheHeader [1]string
 }
 
 func (c *call) ns(s *Server) kv.Namespace { return kv.NewNamespace(s.store, c.space, s.rules) }
@@ -165,6 +203,9 @@ func (s *Server) serve(ctx context.Context, c *call) error {
 	var ok bool
 	if c.route, ok = parseRoute(path); !ok {
 		return noRoute(path)
+	}
+	if s.catalog == nil && c.route.kind.ofCatalog() {
+		return s.passOn(ctx, c)
 	}
 	op := s.endpoints[c.route.kind].operation(c.r.Method)
 	if op == nil {

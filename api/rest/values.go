@@ -10,14 +10,32 @@ import (
 	"github.com/nearkey/nearkey/kv"
 )
 
+// get reads the key of the request, as fresh as it is asked for.
+func (s *Server) get(ctx context.Context, c *call) (kv.Record, error) {
+	ttl, err := cacheTTL(c.r.URL.RawQuery)
+	if err != nil {
+		return kv.Record{}, err
+	}
+	maxAge, err := s.maxAge(c, ttl)
+	if err != nil {
+		return kv.Record{}, err
+	}
+	a, err := c.ns(s).GetAnswer(kv.WithReserver(ctx, c.hold.use), c.keys[0], maxAge)
+	if err != nil {
+		return kv.Record{}, err
+	}
+	s.tell(c, &a)
+	if a.Absent() {
+		return kv.Record{}, errKeyNotFound
+	}
+	return a.Record, nil
+}
+
 // getValue serves GET …/values/{key}: the bytes, bare.
 func (s *Server) getValue(ctx context.Context, c *call) error {
-	rec, err := c.ns(s).Get(kv.WithReserver(ctx, c.hold.use), c.keys[0], 0)
+	rec, err := s.get(ctx, c)
 	if err != nil {
 		return err
-	}
-	if rec.Absent() {
-		return errKeyNotFound
 	}
 	if rec.Expiration != 0 {
 		c.w.Header()["Expiration"] = []string{strconv.FormatInt(rec.Expiration, 10)}
@@ -28,12 +46,9 @@ func (s *Server) getValue(ctx context.Context, c *call) error {
 
 // getMetadata serves GET …/metadata/{key}.
 func (s *Server) getMetadata(ctx context.Context, c *call) error {
-	rec, err := c.ns(s).Get(kv.WithReserver(ctx, c.hold.use), c.keys[0], 0)
+	rec, err := s.get(ctx, c)
 	if err != nil {
 		return err
-	}
-	if rec.Absent() {
-		return errKeyNotFound
 	}
 	metadata := rec.Metadata
 	if len(metadata) == 0 {

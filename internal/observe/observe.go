@@ -27,9 +27,12 @@ type Metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	rejected *prometheus.CounterVec
-	written  prometheus.Counter
-	read     prometheus.Counter
-	panics   prometheus.Counter
+
+	cacheHits, cacheMisses, staleServed *prometheus.CounterVec
+
+	written prometheus.Counter
+	read    prometheus.Counter
+	panics  prometheus.Counter
 }
 
 // scrapesAtOnce bounds the work that /metrics can cause.
@@ -55,11 +58,23 @@ func New() *Metrics {
 			Name: "nearkey_kv_rejected_total",
 			Help: "Requests that were turned away, by the HTTP status that says why.",
 		}, []string{"reason"}),
+		cacheHits: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nearkey_kv_cache_hits_total",
+			Help: "Reads that were answered from near memory.",
+		}, []string{"tier"}),
+		cacheMisses: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nearkey_kv_cache_misses_total",
+			Help: "Reads for which near memory had nothing, or nothing fresh enough.",
+		}, []string{"tier"}),
+		staleServed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nearkey_kv_stale_served_total",
+			Help: "Reads that were answered with an older copy than was asked for, because what is behind failed.",
+		}, []string{"tier"}),
 		written: counter("nearkey_kv_written_bytes_total", "Bytes of values taken in by writes that succeeded."),
 		read:    counter("nearkey_kv_read_bytes_total", "Bytes of values given out."),
 		panics:  counter("nearkey_panics_total", "Panics in request handlers; each is a bug."),
 	}
-	m.registry.MustRegister(m.requests, m.duration, m.rejected, m.written, m.read, m.panics,
+	m.registry.MustRegister(m.requests, m.duration, m.rejected, m.cacheHits, m.cacheMisses, m.staleServed, m.written, m.read, m.panics,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

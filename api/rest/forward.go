@@ -1,0 +1,138 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// forwardTimeout bounds a request that is answered elsewhere.
+const forwardTimeout = 30 * time.Second
+
+// ofCatalog reports whether what is at the route is in the catalog, all of it.
+func (k routeKind) ofCatalog() bool { return k >= routeUser && k <= routeNamespace }
+
+// errNoForward: this server has no catalog, and nobody to ask.
+var errNoForward = errors.New("there is no catalog, and no server that requests about it are forwarded to")
+
+// passOn has a request answered by Config.Forward. It is sent as it came, with its
+// id, whether its credentials are known here or not: the catalog knows better. An
+// answer that is not the API's own becomes one.
+func (s *Server) passOn(ctx context.Context, c *call) error {
+	if op := s.endpoints[c.route.kind].operation(c.r.Method); op != nil {
+		c.op = op // for the log
+	}
+	if s.forward == nil {
+		return unreachable(errNoForward)
+	}
+	if err := c.body.limit(controlBodyBytes, controlBodyTooLong); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
+	defer cancel()
+	r := c.r.WithContext(ctx)
+	r.Header = c.r.Header.Clone()
+	r.Header["X-Request-Id"] = c.idHeader[:]
+	w := &passedAnswer{call: c, header: http.Header{}}
+	if c.r.Body != nil && c.r.Body != http.NoBody {
+		r.Body = &w.body
+		w.body.body = &c.body
+	}
+	defer w.body.Close()
+	s.forward.ServeHTTP(w, r)
+	w.body.Close()
+	switch {
+	case c.status != 0:
+		return nil
+	case w.body.err != nil:
+		return bodyFailure(w.body.err)
+	case w.refused == nil:
+		w.refused = errors.New("the server that was asked gave no answer")
+	}
+	return unreachable(w.refused)
+}
+
+func unreachable(cause error) error {
+	return later(http.StatusServiceUnavailable, "Accounts, namespaces and tokens cannot be reached at this moment. Please try again.", cause)
+}
+
+// passedBody is the body of a request that is passed on. Whoever reads it may go
+// on after the answer: Close waits for it and ends it.
+type passedBody struct {
+	mu     sync.Mutex // guards the rest
+	body   *body
+	err    error // that reading ended with, other than io.EOF
+	closed bool
+}
+
+func (b *passedBody) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := b.body.Read(p)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+func (b *passedBody) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	return nil
+}
+
+// failed reports whether the body could not be read as it should be.
+func (b *passedBody) failed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err != nil
+}
+
+// passedAnswer passes an answer on to the client, unless it is to be another one.
+type passedAnswer struct {
+	call    *call
+	header  http.Header
+	body    passedBody
+	refused error // why the answer is not passed on
+	dropped bool
+}
+
+func (w *passedAnswer) Header() http.Header { return w.header }
+
+// WriteHeader refuses what a proxy says of its own: the API's answers are JSON.
+func (w *passedAnswer) WriteHeader(status int) {
+	c := w.call
+	if status < 200 || c.status != 0 || w.dropped {
+		return
+	}
+	isJSON := strings.HasPrefix(w.header.Get("Content-Type"), "application/json")
+	if w.dropped = w.body.failed() || status >= 500 && !isJSON; w.dropped {
+		w.refused = fmt.Errorf("the server that was asked answered with status %d", status)
+		return
+	}
+	maps.Copy(c.w.Header(), w.header)
+	c.head(status)
+}
+
+func (w *passedAnswer) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	if w.dropped {
+		return len(p), nil
+	}
+	n, err := w.call.w.Write(p)
+	w.call.sent += int64(n)
+	return n, err
+}
+
+// Unwrap lets a http.ResponseController reach the connection.
+func (w *passedAnswer) Unwrap() http.ResponseWriter { return w.call.w }
