@@ -84,7 +84,7 @@ func story(t *testing.T, seed uint64, mend bool) (wrong []string, sure int, stat
 }
 
 func TestNothingStaleIsBelievedUnderFaults(t *testing.T) {
-	for _, seed := range seeds(t, 40) {
+	for _, seed := range seeds(t, 12) {
 		wrong, sure, statuses := story(t, seed, false)
 		if len(wrong) > 0 {
 			t.Fatalf("FEED_SEED=%d: %d wrong beliefs, the first: %s", seed, len(wrong), wrong[0])
@@ -99,7 +99,7 @@ func TestNothingStaleIsBelievedUnderFaults(t *testing.T) {
 // A follower that does not see gaps must be found out.
 func TestControlGapsIgnored(t *testing.T) {
 	found := 0
-	all := seeds(t, 10)
+	all := seeds(t, 6)
 	for _, seed := range all {
 		if wrong, _, _ := story(t, seed, true); len(wrong) > 0 {
 			found++

@@ -182,7 +182,7 @@ func (p popStory) members(t *testing.T, ctx context.Context, wg *sync.WaitGroup,
 // acknowledged through it, whatever happens to its members' feeds.
 func TestSharedPointOfPresenceReadsItsWrites(t *testing.T) {
 	for _, restarts := range []bool{false, true} {
-		for _, seed := range seeds(t, 10) {
+		for _, seed := range seeds(t, 4) {
 			result := popStory{seed: seed, restarts: restarts}.run(t)
 			if len(result.wrong) > 0 {
 				t.Fatalf("FEED_SEED=%d: %d reads returned less than was acknowledged, the first: %s", seed, len(result.wrong), result.wrong[0])
@@ -208,7 +208,7 @@ func TestSharedPointOfPresenceInPeace(t *testing.T) {
 func TestControlsOfSharedPointOfPresence(t *testing.T) {
 	for name, story := range map[string]popStory{"others are not told": {untold: true}, "leases are forgotten": {greedy: true}} {
 		found := 0
-		for _, seed := range seeds(t, 5) {
+		for _, seed := range seeds(t, 3) {
 			story.seed = seed
 			found += len(story.run(t).wrong)
 		}

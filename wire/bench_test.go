@@ -114,7 +114,7 @@ func publish(hub *feed.Hub, n, rate int) {
 	for i := range n {
 		due := begun.Add(time.Duration(i) * time.Second / time.Duration(rate))
 		for time.Until(due) > 0 {
-			time.Sleep(min(time.Until(due), time.Millisecond))
+			time.Sleep(100 * time.Microsecond)
 		}
 		now := time.Now()
 		cursor := kv.Cursor{Epoch: 1, Seq: uint64(i + 1)}

@@ -69,34 +69,31 @@ type centre struct {
 	client  func(pop string) *wire.Client
 }
 
-// inBubble runs a test in a bubble of its own time, with a centre that has been
-// running for some time. All that was started must have ended when it returns.
-func inBubble(t *testing.T, test func(t *testing.T, ctx context.Context, c *centre)) {
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		c := &centre{store: memory.New(), net: newNetwork()}
-		c.hub = feed.NewHub(feed.HubOptions{Log: c.store})
-		c.handler = wire.NewHandler(wire.HandlerConfig{Store: c.store, Hub: c.hub, Secret: secret})
-		server := &http.Server{Handler: c.handler}
-		var wg sync.WaitGroup
-		wg.Go(func() { _ = feed.NewSource(c.store, c.hub, nil).Run(ctx) })
-		wg.Go(func() { _ = server.Serve(c.net) })
-		var clients []*wire.Client
-		c.client = func(pop string) *wire.Client {
-			client := wire.NewClient(wire.ClientConfig{URL: "http://centre", Secret: secret, PoP: pop, Dial: c.net.dial})
-			clients = append(clients, client)
-			return client
-		}
-		time.Sleep(2 * feed.Lease)
-		test(t, ctx, c)
+// begin returns a centre that has been running for some time. It is for a test in
+// a bubble of its own time, at whose end everything that was started must have
+// ended.
+func begin(t *testing.T) (context.Context, *centre) {
+	ctx, cancel := context.WithCancel(t.Context())
+	c := &centre{store: memory.New(), net: newNetwork()}
+	c.hub = feed.NewHub(feed.HubOptions{Log: c.store})
+	c.handler = wire.NewHandler(wire.HandlerConfig{Store: c.store, Hub: c.hub, Secret: secret})
+	server := &http.Server{Handler: c.handler}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = feed.NewSource(c.store, c.hub, nil).Run(ctx) })
+	wg.Go(func() { _ = server.Serve(c.net) })
+	c.client = func(pop string) *wire.Client {
+		client := wire.NewClient(wire.ClientConfig{URL: "http://centre", Secret: secret, PoP: pop, Dial: c.net.dial})
+		t.Cleanup(client.Close)
+		return client
+	}
+	t.Cleanup(func() {
 		cancel()
 		c.handler.EndFeeds()
-		for _, client := range clients {
-			client.Close()
-		}
 		_ = server.Close()
 		wg.Wait()
 	})
+	<-time.After(2 * feed.Lease)
+	return ctx, c
 }
 
 // edge is what a follower tells, and a lease.
@@ -152,7 +149,8 @@ func follow(ctx context.Context, client *wire.Client, sink feed.Sink) (stop func
 }
 
 func TestChangesReachAFollower(t *testing.T) {
-	inBubble(t, func(t *testing.T, ctx context.Context, c *centre) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, c := begin(t)
 		e, client := newEdge(), c.client("")
 		stop, f := follow(ctx, client, e)
 		defer stop()
@@ -173,7 +171,8 @@ func TestChangesReachAFollower(t *testing.T) {
 }
 
 func TestCursorGoneCrosses(t *testing.T) {
-	inBubble(t, func(t *testing.T, ctx context.Context, c *centre) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, c := begin(t)
 		err := c.client("").Follow(ctx, kv.Cursor{Epoch: 12345, Seq: 1}, func(feed.Message) error { return nil })
 		if !errors.Is(err, kv.ErrCursorGone) {
 			t.Errorf("a cursor of another epoch: %v", err)
@@ -187,7 +186,8 @@ func TestCursorGoneCrosses(t *testing.T) {
 
 // A reader of the feed that hangs is dropped; others do not notice.
 func TestHungReaderIsDropped(t *testing.T) {
-	inBubble(t, func(t *testing.T, ctx context.Context, c *centre) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, c := begin(t)
 		e, client := newEdge(), c.client("")
 		stop, f := follow(ctx, client, e)
 		defer stop()
@@ -222,7 +222,8 @@ func TestHungReaderIsDropped(t *testing.T) {
 // Two processes of one point of presence: a write through one is answered when the
 // other knows, and at the latest when the other may no longer answer.
 func TestSharedPointOfPresence(t *testing.T) {
-	inBubble(t, func(t *testing.T, ctx context.Context, c *centre) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, c := begin(t)
 		a, b := newEdge(), newEdge()
 		clientA, clientB := c.client("here"), c.client("here")
 		stopA, _ := follow(ctx, clientA, a)
@@ -254,7 +255,8 @@ func TestSharedPointOfPresence(t *testing.T) {
 }
 
 func TestHungMemberCostsOneLease(t *testing.T) {
-	inBubble(t, func(t *testing.T, ctx context.Context, c *centre) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, c := begin(t)
 		a, b := newEdge(), newEdge()
 		clientA, clientB := c.client("here"), c.client("here")
 		stopA, _ := follow(ctx, clientA, a)
@@ -292,7 +294,8 @@ func TestHungMemberCostsOneLease(t *testing.T) {
 
 // A write whose caller does not wait for as long as a lease is not acknowledged.
 func TestDeadlineShorterThanALease(t *testing.T) {
-	inBubble(t, func(t *testing.T, ctx context.Context, c *centre) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, c := begin(t)
 		b := newEdge()
 		stopB, _ := follow(ctx, c.client("here"), b)
 		defer stopB()
@@ -309,7 +312,8 @@ func TestDeadlineShorterThanALease(t *testing.T) {
 
 // A process that hangs ends neither a call nor a follower's patience.
 func TestHungCentre(t *testing.T) {
-	inBubble(t, func(t *testing.T, ctx context.Context, c *centre) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, c := begin(t)
 		c.net.hung.Store(true)
 		begun := time.Now()
 		if err := c.client("").Put(ctx, k, record(1)); !errors.Is(err, kv.ErrUnknown) || time.Since(begun) != wire.DefaultTimeout {
@@ -328,7 +332,8 @@ func TestHungCentre(t *testing.T) {
 
 // A process that is shut down ends its feeds, and followers are told at once.
 func TestEndFeeds(t *testing.T) {
-	inBubble(t, func(t *testing.T, ctx context.Context, c *centre) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, c := begin(t)
 		ended := make(chan error, 1)
 		go func() { ended <- c.client("").Follow(ctx, kv.Cursor{}, func(feed.Message) error { return nil }) }()
 		time.Sleep(time.Second)
@@ -341,8 +346,8 @@ func TestEndFeeds(t *testing.T) {
 }
 
 func TestSubscriptionsLimit(t *testing.T) {
-	inBubble(t, func(t *testing.T, ctx context.Context, c *centre) {
-		c.handler = nil // of another process
+	synctest.Test(t, func(t *testing.T) {
+		ctx, c := begin(t)
 		inner := wire.NewHandler(wire.HandlerConfig{Store: c.store, Hub: c.hub, Secret: secret, Subscriptions: 2})
 		n := newNetwork()
 		server := &http.Server{Handler: inner}
@@ -363,6 +368,5 @@ func TestSubscriptionsLimit(t *testing.T) {
 		client.Close()
 		_ = server.Close()
 		wg.Wait()
-		c.handler = inner
 	})
 }

@@ -9,6 +9,8 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -82,7 +84,7 @@ func serveTLS(t *testing.T, config *tls.Config, c wire.HandlerConfig) (url strin
 	}
 	seen := make(chan tls.ConnectionState, 100)
 	handler := wire.NewHandler(c)
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen <- *r.TLS
 		handler.ServeHTTP(w, r)
 	})}
