@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
-	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -168,9 +167,6 @@ func (c *conn) fill() bool {
 	c.state.Store(idle)
 	if c.server.closing.Load() {
 		return false
-	}
-	if c.server.yields && c.answered {
-		runtime.Gosched()
 	}
 	n, err := c.net.Read(c.buf[c.end:])
 	if n <= 0 {

@@ -277,6 +277,14 @@ func median(all []float64) float64 {
 	return all[len(all)/2]
 }
 
+// ratios are those of rounds that followed each other.
+func ratios(a, b []float64) (all []float64) {
+	for i := range a {
+		all = append(all, a[i]/b[i])
+	}
+	return all
+}
+
 func TestCost(t *testing.T) {
 	if *costRounds == 0 {
 		t.Skip("measures for some minutes; -cost says how many rounds")
@@ -310,7 +318,7 @@ func TestCost(t *testing.T) {
 	for _, load := range loads {
 		for _, s := range subjects {
 			t.Logf("%-14s %-6s %6.2f µs/request, %8.0f/s, nginx/it %.2f  rounds %.2f", load, s.name, median(s.cost[load]), median(s.rate[load]),
-				median(nginx.cost[load])/median(s.cost[load]), s.cost[load])
+				median(ratios(nginx.cost[load], s.cost[load])), s.cost[load])
 		}
 	}
 }

@@ -100,7 +100,6 @@ type Server struct {
 	stats  stats
 	slots  chan struct{} // one token for each open connection
 	coarse time.Duration // how exactly deadlines of idle connections are kept
-	yields bool          // a connection lets others go before it reads on
 
 	heads   sync.Pool // of *[headBytes]byte
 	batches sync.Pool // of *batch
@@ -135,7 +134,6 @@ func New(cfg Config) *Server {
 		stats:     newStats(runtime.GOMAXPROCS(0)),
 		slots:     make(chan struct{}, cfg.Connections),
 		coarse:    coarse(cfg.HTTP.IdleTimeout, cfg.HTTP.WriteTimeout),
-		yields:    runtime.GOMAXPROCS(0) <= yieldCores,
 		stop:      make(chan struct{}),
 		listeners: map[net.Listener]context.CancelFunc{},
 		conns:     map[*conn]struct{}{},
@@ -152,12 +150,6 @@ func New(cfg Config) *Server {
 	}
 	return s
 }
-
-// yieldCores is the number of cores up to which a connection that has answered
-// lets the others go first. When its turn comes its client has often sent the next
-// request, which saves a read in vain and a wait: a twelfth of the CPU of a
-// request. Goroutines that yield meet at one lock, which is dear on many cores.
-const yieldCores = 4
 
 // maxCoarse is how much longer than it must a connection may be idle or write:
 // its deadlines are moved only so often.
