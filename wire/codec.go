@@ -138,9 +138,9 @@ type reader struct {
 // next reads a section of at most most bytes. Its fields are valid until the next
 // call.
 func (r *reader) next(most int) (fields, error) {
-	n, err := binary.ReadUvarint(r.Reader)
+	n, err := r.length()
 	if err != nil {
-		return fields{}, ended(err)
+		return fields{}, err
 	}
 	if n > uint64(most) {
 		return fields{}, fmt.Errorf("%w: a section of %d bytes, at most %d are expected", errMalformed, n, most)
@@ -153,6 +153,20 @@ func (r *reader) next(most int) (fields, error) {
 		return fields{}, ended(err)
 	}
 	return fields{rest: r.section}, nil
+}
+
+// length reads the length of a section.
+func (r *reader) length() (n uint64, err error) {
+	for shift := 0; shift < 7*binary.MaxVarintLen32; shift += 7 {
+		b, err := r.ReadByte()
+		if err != nil {
+			return 0, ended(err)
+		}
+		if n |= uint64(b&0x7f) << shift; b < 0x80 {
+			return n, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: the length of a section is too long", errMalformed)
 }
 
 // value reads n bytes of their own.

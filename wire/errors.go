@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 
 	"github.com/nearkey/nearkey/kv"
@@ -61,6 +62,9 @@ func kindOf(err error) (kind uint64, status int) {
 		if errors.Is(err, k.err) {
 			return k.kind, k.status
 		}
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return kindMalformed, http.StatusBadRequest // a body that ends early
 	}
 	return kindInternal, http.StatusInternalServerError
 }
