@@ -12,10 +12,6 @@ import (
 	"github.com/nearkey/nearkey/kv"
 )
 
-// minMemoryBytes is the least memory that a server can work with: a quarter of it
-// must hold a value of the greatest size that arrives without its length.
-const minMemoryBytes = 192 << 20
-
 // cloudflareNamespaces is how many namespaces an account of Workers KV may have.
 const cloudflareNamespaces = 1000
 
@@ -33,8 +29,8 @@ func (c *Config) check() error {
 	} else if n, err := strconv.ParseUint(port, 10, 16); err != nil {
 		fault("listen", "port %q: want a number from 0 (any) to 65535, not %d", port, n)
 	}
-	if c.MemoryBytes < minMemoryBytes {
-		fault("memory_bytes", "%d is too little; want at least 192MiB", c.MemoryBytes)
+	if least := leastMemory(c.Fleet.Role); c.MemoryBytes < least {
+		fault("memory_bytes", "%d is too little; want at least %dMiB", c.MemoryBytes, least>>20)
 	}
 	oneOf := func(key, value string, choices ...string) {
 		for _, choice := range choices {
@@ -44,6 +40,7 @@ func (c *Config) check() error {
 		}
 		fault(key, "%q: want one of %q%s", value, choices, didYouMean(value, choices))
 	}
+	oneOf("fleet.role", c.Fleet.Role, roleSingle, roleCentral, roleRegional, roleEdge)
 	oneOf("profile", c.Profile, "cloudflare", "open")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
@@ -56,6 +53,7 @@ func (c *Config) check() error {
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		fault("tls", "want both cert and key, or neither")
 	}
+	c.checkFleet(fault)
 	c.checkLimits(fault)
 	if err := errors.Join(errs...); err != nil {
 		return usageError(err)

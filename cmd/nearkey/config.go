@@ -7,15 +7,22 @@ import "time"
 // of this file.
 type Config struct {
 	// The directory of the records, the catalog and the credentials. It is
-	// created if it does not exist.
+	// created if it does not exist. The roles regional and edge keep nothing and
+	// do not use it.
 	Data string `toml:"data"`
 
 	// The address to listen on, host:port. Port 0 lets the system choose. An
 	// empty host means all addresses of this machine.
 	Listen string `toml:"listen"`
 
+	// The file that tells clients on this machine, such as 'nearkey env', where
+	// the server listens. Empty: the file listen-address of the data directory; the
+	// roles without one write none.
+	AddressFile string `toml:"address_file"`
+
 	// The memory that the server may use, such as "512MiB". It is divided among
-	// the cache of the store, the values of requests in progress, and the rest.
+	// copies of what is read, the cache of the store, the values of requests in
+	// progress, and the rest.
 	MemoryBytes Size `toml:"memory_bytes"`
 
 	// The rules of the product: "cloudflare" (those of Workers KV, so that what
@@ -56,8 +63,73 @@ type Config struct {
 	// or behind something that encrypts.
 	TLS TLSConfig `toml:"tls"`
 
-	// Rules that differ from those of the profile.
+	// The place of this process in a fleet: a central process holds the records,
+	// edges answer clients near to them, regional tiers stand between. A single
+	// process is all in one. Start them in any order.
+	Fleet FleetConfig `toml:"fleet"`
+
+	// Rules that differ from those of the profile. They are the same in all
+	// processes of a fleet.
 	Limits LimitsConfig `toml:"limits"`
+}
+
+// FleetConfig is the place of a process in a fleet.
+type FleetConfig struct {
+	// What this process is: "single" (store and API in one), "central" (the same,
+	// and the wire for others), "regional" (a tier on the wire, no API) or "edge"
+	// (a tier with the API).
+	Role string `toml:"role"`
+
+	// The wire of the next process towards the centre, a URL: http://HOST:PORT,
+	// https://HOST:PORT or unix:///PATH.
+	Far string `toml:"far"`
+
+	// The API of the central process, a URL such as https://HOST:8790. An edge
+	// forwards to it what changes namespaces and tokens.
+	APIFar string `toml:"api_far"`
+
+	// Where this process takes calls of the wire from others, host:port or
+	// unix:///PATH.
+	WireListen string `toml:"wire_listen"`
+
+	// A file with the secret that the processes of the fleet share, 16 to 1024
+	// bytes that others cannot read. Without it callers show certificates of
+	// wire_ca.
+	SecretFile string `toml:"secret_file"`
+
+	// A file with the certificate chain that this process shows on the wire, PEM.
+	WireCert string `toml:"wire_cert"`
+
+	// A file with the private key of wire_cert, PEM.
+	WireKey string `toml:"wire_key"`
+
+	// A file with the authority of the certificates that others show on the wire,
+	// PEM. Empty: those that the system knows.
+	WireCA string `toml:"wire_ca"`
+
+	// Whether the wire may go unencrypted beyond this machine. Say true only where
+	// the network itself encrypts: the secret and all values pass there.
+	WirePlain Switch `toml:"wire_plain"`
+
+	// The name of the point of presence that an edge belongs to.
+	PoP string `toml:"pop"`
+
+	// Whether other edges of the same point of presence answer the same clients.
+	// A write by one of them is then acknowledged when all of them know of it. They
+	// have the same far.
+	PoPShared Switch `toml:"pop_shared"`
+
+	// The memory for copies of what is read; 0: a share of memory_bytes.
+	NearBytes Size `toml:"near_bytes"`
+
+	// How old a copy may be that answers a read. While word of changes arrives a
+	// copy is current, however long it is there; this bounds its age when word does
+	// not arrive. The profile cloudflare has at least 30s.
+	MaxAge Duration `toml:"max_age"`
+
+	// How old a copy may be that answers a read while the centre cannot be reached;
+	// 0: none does.
+	MaxStale Duration `toml:"max_stale"`
 }
 
 // LogConfig says what is logged.
@@ -128,5 +200,6 @@ func defaultConfig() Config {
 		TombstoneRetention: Duration(24 * time.Hour),
 		Email:              "owner@localhost",
 		Log:                LogConfig{Level: "info", Format: "text"},
+		Fleet:              FleetConfig{Role: roleSingle, MaxAge: Duration(time.Minute), MaxStale: Duration(time.Hour)},
 	}
 }

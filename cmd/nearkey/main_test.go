@@ -60,8 +60,8 @@ func TestEverySettingIsDocumented(t *testing.T) {
 		default:
 			text = "2h"
 		}
-		if strings.HasPrefix(s.key, "tls.") {
-			continue // both or none
+		if strings.HasPrefix(s.key, "tls.") || strings.HasPrefix(s.key, "fleet.") {
+			continue // they go together
 		}
 		want := s.key[strings.LastIndex(s.key, ".")+1:] + " = " + text
 		if s.quoted() {
@@ -107,7 +107,7 @@ func TestChecksAtTheirLimits(t *testing.T) {
 	for name, c := range map[string]struct {
 		good, bad func(*Config)
 	}{
-		"memory":    {func(c *Config) { c.MemoryBytes = minMemoryBytes }, func(c *Config) { c.MemoryBytes = minMemoryBytes - 1 }},
+		"memory":    {func(c *Config) { c.MemoryBytes = 192 << 20 }, func(c *Config) { c.MemoryBytes = 192<<20 - 1 }},
 		"retention": {func(c *Config) { c.TombstoneRetention = Duration(time.Minute) }, func(c *Config) { c.TombstoneRetention = Duration(time.Minute - 1) }},
 		"port":      {func(c *Config) { c.Listen = ":65535" }, func(c *Config) { c.Listen = ":65536" }},
 		"min ttl":   {func(c *Config) { c.Limits.MinTTL = new(Duration(time.Second)) }, func(c *Config) { c.Limits.MinTTL = new(Duration(time.Second - 1)) }},
@@ -236,16 +236,25 @@ func TestSecretsOfOneLine(t *testing.T) {
 }
 
 func TestMemoryIsDivided(t *testing.T) {
-	for _, offHeap := range []bool{false, true} {
-		const total = 512 << 20
-		m := divideMemory(total, offHeap)
-		store := m.cache + memTables*m.memTable
-		whole := m.heap
-		if offHeap {
-			whole += store
-		}
-		if whole >= total || m.heap < m.door+total/16 || store+m.door > total*3/4 {
-			t.Errorf("off heap %v: %+v", offHeap, m)
+	for role := range shares {
+		for _, offHeap := range []bool{false, true} {
+			for _, total := range []Size{leastMemory(role), 512 << 20, 16 << 30} {
+				for _, near := range []Size{0, 1 << 20, mostNear(role, total)} {
+					m := divideMemory(role, total, near, offHeap)
+					store := m.cache + memTables*m.memTable
+					whole := m.heap
+					if offHeap {
+						whole += store
+					}
+					given := m.near + store + m.door + m.wire
+					if whole >= int64(total) || given > int64(total)*13/16 || whole-given < int64(total)/16 {
+						t.Errorf("%s %d, near %d, off heap %v: %+v", role, total, near, offHeap, m)
+					}
+					if near != 0 && m.near != int64(near) || m.far < leastFar || max(m.door, m.wire) < leastDoor {
+						t.Errorf("%s %d, near %d: %+v", role, total, near, m)
+					}
+				}
+			}
 		}
 	}
 }

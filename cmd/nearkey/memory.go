@@ -1,29 +1,73 @@
 package main
 
-import (
-	"runtime/debug"
-
-	"github.com/nearkey/nearkey/internal/observe"
-	"github.com/nearkey/nearkey/store/disk"
-)
+import "runtime/debug"
 
 // memory is how memory_bytes is divided.
 type memory struct {
+	near     int64 // copies of what is read
 	cache    int64 // blocks of the store
 	memTable int64 // one of the store's tables of recent writes
-	door     int64 // values of requests in progress
+	door     int64 // values of requests in progress, by the API
+	wire     int64 // the same, by the wire
+	far      int64 // large values that are read for near, mostly those of requests in progress
 	heap     int64 // what Go's collector keeps all of its own below
 }
 
-// memTables is how many tables of recent writes the store may have at once.
-const memTables = 4
+const (
+	// memTables is how many tables of recent writes the store may have at once.
+	memTables = 4
+	// leastDoor must hold a value of the greatest size that arrives without its
+	// length.
+	leastDoor = 48 << 20
+	// leastFar must hold a value of the greatest size.
+	leastFar = 32 << 20
+)
 
-// divideMemory gives a quarter to the cache, an eighth to recent writes and a
-// quarter to values; what is left is for the rest. Go is to stay an eighth below
-// the whole, which is what stacks, code and the kernel take. offHeap says that
-// the store's memory is not Go's.
-func divideMemory(total int64, offHeap bool) memory {
-	m := memory{cache: total / 4, memTable: total / 8 / memTables, door: total / 4, heap: total - total/8}
+// shares are the sixteenths of memory_bytes that go to each. Go is to stay two
+// below the whole, which is what stacks, code and the kernel take; what is left
+// is room for its collector.
+var shares = map[string]struct{ near, cache, memTables, door, wire int64 }{
+	roleSingle:   {near: 3, cache: 2, memTables: 2, door: 4},
+	roleCentral:  {near: 2, cache: 2, memTables: 2, door: 3, wire: 3},
+	roleRegional: {near: 6, wire: 4},
+	roleEdge:     {near: 6, door: 4},
+}
+
+// leastMemory is the least memory_bytes that a role can work with.
+func leastMemory(role string) Size {
+	s := shares[role]
+	return Size(16 * leastDoor / min(or(s.door, 16), or(s.wire, 16)))
+}
+
+func or(n, otherwise int64) int64 {
+	if n == 0 {
+		return otherwise
+	}
+	return n
+}
+
+// mostNear is the greatest near_bytes of a role.
+func mostNear(role string, total Size) Size {
+	switch role {
+	case roleSingle:
+		return total / 4
+	case roleCentral:
+		return total / 16 * 3
+	}
+	return total / 2
+}
+
+// divideMemory divides memory_bytes for a role. near is near_bytes, 0 for its
+// share. offHeap says that the store's memory is not Go's.
+func divideMemory(role string, total, near Size, offHeap bool) memory {
+	s, part := shares[role], int64(total)/16
+	m := memory{
+		near: s.near * part, cache: s.cache * part, memTable: s.memTables * part / memTables,
+		door: s.door * part, wire: s.wire * part, far: max(leastFar, int64(total)/8), heap: 14 * part,
+	}
+	if near > 0 {
+		m.near = int64(near)
+	}
 	if offHeap {
 		m.heap -= m.cache + memTables*m.memTable
 	}
@@ -43,41 +87,4 @@ func pebbleOffHeap() bool {
 		}
 	}
 	return false
-}
-
-// storeGauges shows the figures of the store as metrics.
-func storeGauges(metrics *observe.Metrics, store *disk.Store) {
-	for _, g := range []struct {
-		name, help string
-		read       func(disk.Stats) float64
-	}{
-		{"nearkey_store_disk_bytes", "Bytes of records on disk, without large values.", func(s disk.Stats) float64 { return float64(s.DiskBytes) }},
-		{"nearkey_store_free_bytes", "Bytes free on the disk of the store.", func(s disk.Stats) float64 { return float64(s.FreeBytes) }},
-		{"nearkey_store_full", "1 while writes are refused for lack of space.", func(s disk.Stats) float64 { return number(s.Full) }},
-		{"nearkey_store_failed", "1 when nothing can be written until the process starts again.", func(s disk.Stats) float64 { return number(s.Failed) }},
-		{"nearkey_store_cache_bytes", "Bytes in the block cache.", func(s disk.Stats) float64 { return float64(s.CacheBytes) }},
-		{"nearkey_store_compaction_debt_bytes", "Bytes that compactions will have to move.", func(s disk.Stats) float64 { return float64(s.CompactionDebt) }},
-		{"nearkey_store_l0_files", "Files that no compaction has sorted yet.", func(s disk.Stats) float64 { return float64(s.L0Files) }},
-		{"nearkey_store_changes", "Changes in the change log.", func(s disk.Stats) float64 { return float64(s.Changes) }},
-		{"nearkey_store_writes_under_way", "Writes that were begun and are not acknowledged.", func(s disk.Stats) float64 { return float64(s.WritesUnderWay) }},
-	} {
-		metrics.Gauge(g.name, g.help, func() float64 { return g.read(store.Stats()) })
-	}
-	for _, c := range []struct {
-		name, help string
-		read       func(disk.Stats) float64
-	}{
-		{"nearkey_store_cache_hits_total", "Blocks found in the block cache.", func(s disk.Stats) float64 { return float64(s.CacheHits) }},
-		{"nearkey_store_cache_misses_total", "Blocks read from disk.", func(s disk.Stats) float64 { return float64(s.CacheMisses) }},
-		{"nearkey_store_compactions_total", "Compactions done.", func(s disk.Stats) float64 { return float64(s.Compactions) }},
-	} {
-		metrics.Counter(c.name, c.help, func() float64 { return c.read(store.Stats()) })
-	}
-}
-
-func number(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }

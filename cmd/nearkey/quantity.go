@@ -96,3 +96,22 @@ func (c *Count) UnmarshalText(text []byte) error {
 
 // MarshalText writes the count.
 func (c Count) MarshalText() ([]byte, error) { return strconv.AppendInt(nil, int64(c), 10), nil }
+
+// Switch is yes or no.
+type Switch bool
+
+// UnmarshalText reads a switch.
+func (s *Switch) UnmarshalText(text []byte) error {
+	switch string(text) {
+	case "true":
+		*s = true
+	case "false":
+		*s = false
+	default:
+		return fmt.Errorf("%q: want true or false", text)
+	}
+	return nil
+}
+
+// MarshalText writes the switch.
+func (s Switch) MarshalText() ([]byte, error) { return strconv.AppendBool(nil, bool(s)), nil }

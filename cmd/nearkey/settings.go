@@ -73,8 +73,10 @@ func (s setting) text() (string, bool) {
 // quoted reports whether the value is a string in the file.
 func (s setting) quoted() bool {
 	t := s.field.Type()
-	return t != reflect.TypeFor[Count]() && t != reflect.TypeFor[*Count]()
+	return t != reflect.TypeFor[Count]() && t != reflect.TypeFor[*Count]() && !s.isSwitch()
 }
+
+func (s setting) isSwitch() bool { return s.field.Type() == reflect.TypeFor[Switch]() }
 
 // section is a table of the configuration file.
 type section struct {
@@ -153,7 +155,9 @@ func (f *configFlags) flags(cmd *cobra.Command) {
 			doc = fmt.Sprintf("%s (default %s)", strings.TrimSuffix(doc, "."), text)
 		}
 		f.texts[s.flag()] = cmd.Flags().String(s.flag(), "", doc)
-		cmd.Flags().Lookup(s.flag()).NoOptDefVal = ""
+		if s.isSwitch() {
+			cmd.Flags().Lookup(s.flag()).NoOptDefVal = "true"
+		}
 	}
 }
 

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/nearkey/nearkey/api/rest"
+	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/edge"
+	"github.com/nearkey/nearkey/feed"
+	"github.com/nearkey/nearkey/kv"
+	"github.com/nearkey/nearkey/store/disk"
+)
+
+// openCentre opens the store and the catalog, with a tier before the store and
+// the API before the tier. The role central has the wire beside the API.
+func (m *Main) openCentre(ctx context.Context, s *service) error {
+	if err := prepareData(s.config); err != nil {
+		return err
+	}
+	store, err := s.openStore()
+	if err != nil {
+		return err
+	}
+	cat, err := catalog.Open(ctx, filepath.Join(s.config.Data, "catalog.db"))
+	if err != nil {
+		return fmt.Errorf("open the catalog: %w", err)
+	}
+	s.opened = append(s.opened, cat.Close)
+	if s.account, err = m.ensureRoot(ctx, s.config, cat); err != nil {
+		return err
+	}
+	tier := s.newTier(store, edge.Options{Sole: true})
+	rules := s.rules(0)
+	rules.Stamp.Observe(store.Newest())
+	hub := feed.NewHub(s.hubOptions(store))
+	source := feed.NewSource(tailed{Store: store, tier: tier}, hub, s.logger)
+	janitor := catalog.NewJanitor(cat, tier, s.logger)
+	s.work = append(s.work, store.Run, source.Run, janitor.Run)
+	if s.config.Fleet.Role == roleCentral {
+		s.work = append(s.work, catalog.NewPublisher(cat, tier, rules.Stamp, s.logger).Run)
+	}
+	err = s.openAPI(ctx, tier, cat, rest.Config{
+		Catalog: cat, Rules: rules, Ready: store.Ready, Dropped: janitor.Wake,
+		Namespaces: int(*s.config.effectiveLimits().Namespaces),
+	})
+	if err != nil || s.config.Fleet.Role == roleSingle {
+		return err
+	}
+	return s.openWire(ctx, tier, hub)
+}
+
+// hubOptions are those of the hub of the centre. A single process has nobody who
+// reads it: its tier hears of changes before the hub does.
+func (s *service) hubOptions(store kv.Store) feed.HubOptions {
+	if s.config.Fleet.Role == roleSingle {
+		return feed.HubOptions{Ring: 1}
+	}
+	return feed.HubOptions{Log: store}
+}
+
+func (s *service) openStore() (*disk.Store, error) {
+	store, err := disk.Open(filepath.Join(s.config.Data, "store"), disk.Options{
+		CacheBytes:    s.memory.cache,
+		MemTableBytes: int(s.memory.memTable),
+		ForgetAfter:   time.Duration(s.config.TombstoneRetention),
+		Logger:        s.logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the store in %s: %w", s.config.Data, err)
+	}
+	s.opened = append(s.opened, store.Close)
+	storeMetrics(s.metrics, store)
+	return store, nil
+}
+
+// rules are the rules of the product for what is written through this process.
+func (s *service) rules(node uint16) *kv.Rules {
+	limits := s.config.limits()
+	rules := &kv.Rules{Limits: limits, Stamp: kv.NewStamper(node, nil)}
+	if limits.WriteInterval > 0 {
+		rules.Rate = kv.NewWriteRate(limits.WriteInterval)
+	}
+	return rules
+}
+
+// newTier returns a tier before far with the settings of the process.
+func (s *service) newTier(far kv.Store, options edge.Options) *edge.Tier {
+	options.NearBytes, options.FarBytes, options.MaxStale = s.memory.near, s.memory.far, tierStale(s.config)
+	tier := edge.New(far, options)
+	tierMetrics(s.metrics, tier)
+	return tier
+}
+
+// tierStale is max_stale as a tier and a replica want it: negative for none.
+func tierStale(c Config) time.Duration {
+	if c.Fleet.MaxStale == 0 {
+		return -1
+	}
+	return time.Duration(c.Fleet.MaxStale)
+}
+
+// tailed is a store whose change log tells a tier of each change before it tells
+// whoever reads the log: who hears of a change and reads the key through the tier
+// finds it known there. The tier needs it too: a write that was given up by who
+// made it may be stored all the same.
+type tailed struct {
+	kv.Store
+	tier *edge.Tier
+}
+
+// Changes implements the ability of kv.Changes.
+func (t tailed) Changes(ctx context.Context, after kv.Cursor, limit int) ([]kv.Change, kv.Cursor, error) {
+	changes, next, err := kv.Changes(ctx, t.Store, after, limit)
+	t.tier.Changed(changes)
+	return changes, next, err
+}
+
+// AwaitChange implements the ability of kv.AwaitChange.
+func (t tailed) AwaitChange(ctx context.Context, after kv.Cursor) error {
+	return kv.AwaitChange(ctx, t.Store, after)
+}
