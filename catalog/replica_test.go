@@ -102,64 +102,64 @@ func TestReplicaAge(t *testing.T) {
 // near is used up to MaxStale, and the store is asked now and then.
 func TestReplicaWithoutStore(t *testing.T) {
 	for name, fault := range map[string]kvtest.Fault{"refused": kvtest.Refused, "hung": kvtest.Hang} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { testWithoutStore(t, fault) })
-		})
+		t.Run(name, func(t *testing.T) { testWithoutStore(t, fault) })
 	}
 }
 
 func testWithoutStore(t *testing.T, fault kvtest.Fault) {
-	c, _ := newCatalog(t)
-	defer c.Close()
-	near := newCopies(newOutlet())
-	near.publisher(c)
-	replica := NewReplica(near, ReplicaOptions{})
-	_, secret := createToken(t, c, Scope{Permission: Read})
-	_, unknown := createToken(t, c, Scope{Permission: Read})
-	n := createNamespace(t, c, "a")
-	began := time.Now()
-	use := func() error {
-		_, err := replica.Authenticate(t.Context(), secret)
-		_, otherErr := replica.Namespace(t.Context(), testAccount, n.ID)
-		return errors.Join(err, otherErr)
-	}
-	if err := use(); err != nil {
-		t.Fatal(err)
-	}
-	near.reads.Store(int64(fault))
-	time.Sleep(CacheFor + time.Second)
-	asks := near.asks.Load()
-	for range 100 {
+	synctest.Test(t, func(t *testing.T) {
+		c, _ := newCatalog(t)
+		defer c.Close()
+		near := newCopies(newOutlet())
+		near.publisher(c)
+		replica := NewReplica(near, ReplicaOptions{})
+		_, secret := createToken(t, c, Scope{Permission: Read})
+		_, unknown := createToken(t, c, Scope{Permission: Read})
+		n := createNamespace(t, c, "a")
+		began := time.Now()
+		use := func() error {
+			_, err := replica.Authenticate(t.Context(), secret)
+			_, otherErr := replica.Namespace(t.Context(), testAccount, n.ID)
+			return errors.Join(err, otherErr)
+		}
 		if err := use(); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if got := near.asks.Load() - asks; got != 1 {
-		t.Errorf("the store was asked %d times at once, want 1", got)
-	}
-	if _, err := replica.Authenticate(t.Context(), unknown); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("a token of which nothing is near: %v", err)
-	}
-	time.Sleep(2 * retryAfter)
-	if err := use(); err != nil || near.asks.Load()-asks < 3 {
-		t.Errorf("after the pause: %v, the store was asked %d times", err, near.asks.Load()-asks)
-	}
-	near.supersede(tokenKey(hashOf(secret)))
-	if _, err := replica.Authenticate(t.Context(), secret); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("a token that is known to be superseded: %v", err)
-	}
-	time.Sleep(StaleFor - loadTimeout - time.Since(began)) // the store may take that time
-	if _, err := replica.Namespace(t.Context(), testAccount, n.ID); err != nil {
-		t.Errorf("at MaxStale: %v", err)
-	}
-	time.Sleep(loadTimeout + time.Nanosecond)
-	if _, err := replica.Namespace(t.Context(), testAccount, n.ID); !errors.Is(err, ErrUnavailable) {
-		t.Errorf("past MaxStale: %v", err)
-	}
-	near.reads.Store(int64(kvtest.None))
-	if err := use(); err != nil {
-		t.Errorf("when the store is back: %v", err)
-	}
+		near.reads.Store(int64(fault))
+		time.Sleep(CacheFor + time.Second)
+		asks := near.asks.Load()
+		for range 100 {
+			if err := use(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := near.asks.Load() - asks; got != 1 {
+			t.Errorf("the store was asked %d times at once, want 1", got)
+		}
+		if _, err := replica.Authenticate(t.Context(), unknown); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("a token of which nothing is near: %v", err)
+		}
+		time.Sleep(2 * retryAfter)
+		if err := use(); err != nil || near.asks.Load()-asks < 3 {
+			t.Errorf("after the pause: %v, the store was asked %d times", err, near.asks.Load()-asks)
+		}
+		near.supersede(tokenKey(hashOf(secret)))
+		if _, err := replica.Authenticate(t.Context(), secret); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("a token that is known to be superseded: %v", err)
+		}
+		time.Sleep(StaleFor - loadTimeout - time.Since(began)) // the store may take that time
+		if _, err := replica.Namespace(t.Context(), testAccount, n.ID); err != nil {
+			t.Errorf("at MaxStale: %v", err)
+		}
+		time.Sleep(loadTimeout + time.Nanosecond)
+		if _, err := replica.Namespace(t.Context(), testAccount, n.ID); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("past MaxStale: %v", err)
+		}
+		near.reads.Store(int64(kvtest.None))
+		if err := use(); err != nil {
+			t.Errorf("when the store is back: %v", err)
+		}
+	})
 }
 
 // TestReplicaOfAPlainStore has no copies to go on with.
