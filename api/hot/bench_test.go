@@ -122,7 +122,7 @@ func BenchmarkMiss(b *testing.B) {
 	benchmarkTurn(b, s, bytes.Replace(request, []byte("length "), []byte("lengtf "), 1))
 }
 
-// BenchmarkServed is what net/http needs for the same, on the same connection.
+// BenchmarkMissWithoutReader is a request that near has, answered by the handler.
 func BenchmarkMissWithoutReader(b *testing.B) {
 	_, s, request := benchWorld(b)
 	c := looped(s, &loop{request: request, left: 1 << 62})
