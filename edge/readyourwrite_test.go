@@ -174,8 +174,8 @@ func adversary(t *testing.T, reads int, forgetful bool) (violations int) {
 	stamp := kv.NewStamper(1, nil)
 	places := make([]*place, adversarialPlaces)
 	for i := range places {
-		regional := New(link{centre}, Options{NearBytes: 1 << 20, forgetful: forgetful})
-		places[i] = &place{Tier: New(link{regional}, Options{NearBytes: []int64{1 << 20, 1500}[i%2], MaxValueBytes: []int{1 << 20, 150}[i/2%2], forgetful: forgetful})}
+		regional := New(link{centre}, Options{NearBytes: 1 << 20, MaxSkew: -1, forgetful: forgetful})
+		places[i] = &place{Tier: New(link{regional}, Options{NearBytes: []int64{1 << 20, 1500}[i%2], MaxValueBytes: []int{1 << 20, 150}[i/2%2], MaxSkew: -1, forgetful: forgetful})}
 	}
 	var done, bad atomic.Int64
 	var wg sync.WaitGroup

@@ -40,14 +40,19 @@ func (t *Tier) supersede(ref kv.Ref, known, promised kv.Version) {
 			return nil, otter.CancelOp
 		}
 		t.stats.superseded.Add(1)
-		c := &copied{rec: old.rec, asOf: old.asOf, session: old.session, held: old.held}
+		c := &copied{rec: old.rec, asOf: old.asOf, held: old.held, deaf: old.deaf}
 		c.floor = old.floor.raise(known, promised)
 		return c, otter.WriteOp
 	})
 }
 
-// Current implements feed.Sink: all that happened up to asOf has been told.
+// Current implements feed.Sink: all that happened up to asOf has been told. The
+// feed must come from the process that far leads to: what is told has then been
+// told there before.
 func (t *Tier) Current(asOf time.Time) {
+	if t.since.Load() == forever {
+		t.since.Store(t.moment()) // the feed has begun, not later than now
+	}
 	if moment := int64(asOf.Sub(t.start)); moment > t.current.Load() {
 		t.current.Store(moment)
 	}
@@ -56,7 +61,7 @@ func (t *Tier) Current(asOf time.Time) {
 // Broken implements feed.Sink: the copies stay, but each is only as fresh as when
 // it was fetched.
 func (t *Tier) Broken() {
-	t.session.Add(1)
+	t.since.Store(forever)
 	t.current.Store(never)
 }
 

@@ -31,6 +31,7 @@ import (
 
 	"github.com/maypok86/otter/v2"
 
+	"github.com/nearkey/nearkey/feed"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -41,6 +42,12 @@ type Options struct {
 	MaxStale      time.Duration // copies up to this age are served when far fails; 0: 1 h, negative: none
 	FarTimeout    time.Duration // for one read of far; 0: 10 s
 	FarBytes      int64         // of large values that far reads under way may hold; 0: 128 MiB
+
+	// MaxSkew is how far the clocks of those who stamp writes may be apart. A tier
+	// that has just begun does not know what its forerunner acknowledged: of writes
+	// stamped up to its start, and this time after it, it keeps no copies. 0:
+	// kv.MaxFuture; negative: none.
+	MaxSkew time.Duration
 
 	// Sole says that all writes of the far store go through this tier. Its copies
 	// are then always current, whatever maxAge a reader asks for.
@@ -68,6 +75,9 @@ func (o Options) withDefaults() Options {
 	if o.FarTimeout == 0 {
 		o.FarTimeout = 10 * time.Second
 	}
+	if o.MaxSkew == 0 {
+		o.MaxSkew = kv.MaxFuture
+	}
 	if o.FarBytes == 0 {
 		o.FarBytes = 128 << 20
 	}
@@ -91,9 +101,9 @@ type Tier struct {
 	lost  atomic.Int64 // versions that copies and floors had
 	heard atomic.Int64 // versions of notices for keys without a copy
 
-	session atomic.Uint64 // of the feed; copies of another session know nothing from it
-	current atomic.Int64  // the feed has told all that happened up to this moment
-	lease   atomic.Int64  // until this moment near may be used, if Shared
+	since   atomic.Int64 // the feed has told all that happened from this moment
+	current atomic.Int64 // up to this one
+	lease   atomic.Int64 // until this moment near may be used, if Shared
 
 	under   [underShards]underWay
 	farHeld atomic.Int64 // bytes of large values that far reads under way hold
@@ -101,18 +111,21 @@ type Tier struct {
 }
 
 var (
-	_ kv.Store = (*Tier)(nil)
+	_ kv.Store       = (*Tier)(nil)
+	_ feed.Sink      = (*Tier)(nil)
+	_ feed.ToldSink  = (*Tier)(nil)
+	_ feed.LeaseSink = (*Tier)(nil)
 )
 
 // copied is a near copy. It is not changed once it is in the cache; a newer one
 // takes its place.
 type copied struct {
-	rec     kv.Record
-	asOf    int64  // the moment at which rec was known to be the newest
-	session uint64 // of the feed at that moment
-	held    bool   // rec is here; otherwise only its floor is
-	floor   *floor // nil: rec is not below anything
-	asked   atomic.Bool
+	rec   kv.Record
+	asOf  int64  // the moment at which rec was known to be the newest
+	held  bool   // rec is here; otherwise only its floor is
+	deaf  bool   // the feed may have told of newer versions before the copy was here
+	floor *floor // nil: rec is not below anything
+	asked atomic.Bool
 }
 
 // floor says that newer versions of a key exist than the copy that is here.
@@ -136,6 +149,11 @@ func (f *floor) above(v kv.Version) *floor {
 	return f
 }
 
+// reaches reports whether f is at v or above it.
+func (f *floor) reaches(v kv.Version) bool {
+	return f != nil && newer(f.known, f.promised).Compare(v) >= 0
+}
+
 func newer(a, b kv.Version) kv.Version {
 	if a.Compare(b) >= 0 {
 		return a
@@ -147,7 +165,8 @@ func newer(a, b kv.Version) kv.Version {
 func New(far kv.Store, opts Options) *Tier {
 	opts = opts.withDefaults()
 	t := &Tier{far: far, opts: opts, start: opts.Now(), refresh: make(chan refresh, maxRefreshes)}
-	t.session.Store(1)
+	t.lost.Store(t.start.Add(max(0, opts.MaxSkew)).UnixNano())
+	t.since.Store(forever)
 	t.current.Store(never)
 	t.lease.Store(never)
 	t.near = otter.Must(&otter.Options[kv.Ref, *copied]{
@@ -158,8 +177,11 @@ func New(far kv.Store, opts Options) *Tier {
 	return t
 }
 
-// never is a moment before all others.
-const never = -1 << 62
+// never is a moment before all others, forever one after them.
+const (
+	never   = -1 << 62
+	forever = 1 << 62
+)
 
 // copyOverhead is the memory of a copy beside its key, value and metadata, as
 // measured with ten million of them.
@@ -175,26 +197,28 @@ func (t *Tier) moment() int64 { return int64(t.opts.Now().Sub(t.start)) }
 // view is what a reader must know before it looks at a copy. It is taken first:
 // what the feed told up to that moment has then been applied to the copies.
 type view struct {
-	now, current int64
-	session      uint64
-	usable       bool
+	now            int64
+	since, current int64 // what the feed has told
+	least          int64 // the oldest copies that may be used at all
+	usable         bool
 }
 
 func (t *Tier) view() view {
-	v := view{session: t.session.Load(), current: t.current.Load(), now: t.moment(), usable: true}
+	v := view{current: t.current.Load(), since: t.since.Load(), now: t.moment(), least: never, usable: true}
 	if t.opts.Sole {
-		v.current = v.now
+		v.since, v.current = never, v.now
 	}
-	if t.opts.Shared {
-		v.usable = v.now < t.lease.Load()
+	if t.opts.Shared { // what was told before the feed began may have been missed
+		v.usable, v.least = v.now < t.lease.Load(), v.since
 	}
 	return v
 }
 
-// age of a copy; it counts only for copies that are not below a floor.
+// age of a copy. What the feed has told helps a copy that was the newest when the
+// feed began, or later, and of which it has told nothing.
 func (v view) age(c *copied) time.Duration {
 	asOf := c.asOf
-	if c.session == v.session {
+	if !c.deaf && c.floor == nil && asOf >= v.since {
 		asOf = max(asOf, v.current)
 	}
 	return time.Duration(max(0, v.now-asOf))
@@ -202,7 +226,7 @@ func (v view) age(c *copied) time.Duration {
 
 // fresh reports whether a copy may answer a reader that accepts maxAge.
 func (v view) fresh(c *copied, maxAge time.Duration) (time.Duration, bool) {
-	if !v.usable || !c.held || c.floor != nil {
+	if !v.usable || !c.held || c.floor != nil || c.asOf < v.least {
 		return 0, false
 	}
 	age := v.age(c)
@@ -320,7 +344,7 @@ func (t *Tier) deliver(ctx context.Context, f *flight, status kv.CacheStatus) (k
 func (t *Tier) stale(ctx context.Context, ref kv.Ref, cause error) (kv.Answer, error) {
 	v := t.view()
 	c, ok := t.near.GetIfPresent(ref)
-	if ok && v.usable && c.held && ctx.Err() == nil {
+	if ok && v.usable && c.held && c.asOf >= v.least && ctx.Err() == nil {
 		promised := c.floor != nil && c.floor.promised.Compare(c.rec.Version) > 0
 		if age := v.age(c); !promised && age <= t.opts.MaxStale {
 			t.stats.stale.Add(1)

@@ -60,9 +60,10 @@ func (c *counted) Forget(ctx context.Context, tombs []kv.Tomb) error {
 
 var ref = kv.Ref{Key: "k"}
 
-// version n of a time at which synctest's clock begins.
+// version n of a time when a tier that began with synctest's clock has settled.
 func version(n int64) kv.Version {
-	return kv.NewVersion(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()+n, 1, 1)
+	begun := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+	return kv.NewVersion(begun.Add(kv.MaxFuture).UnixNano()+n, 1, 1)
 }
 
 func record(n int64, value string) kv.Record {
@@ -103,7 +104,7 @@ func TestMaxAge(t *testing.T) {
 		expectGet(t, tier, far, time.Minute, "two", kv.Hit, 2)
 		time.Sleep(time.Minute + 1)
 		expectGet(t, tier, far, time.Minute, "two", kv.Expired, 3)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expectGet(t, tier, far, 0, "two", kv.Expired, 4)
 	})
 }
@@ -135,7 +136,7 @@ func TestAgesAddUpBehindTiers(t *testing.T) {
 		mustPut(t, far.Store, record(2, "two"))
 		time.Sleep(20 * time.Second)
 		expectGet(t, tier, far, time.Minute, "one", kv.Hit, 1)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		expectGet(t, tier, far, time.Minute, "two", kv.Expired, 2)
 	})
 }
@@ -145,6 +146,7 @@ func TestUnbrokenFeedKeepsCopiesFresh(t *testing.T) {
 		far := &counted{Store: memory.New()}
 		tier := New(far, Options{})
 		mustPut(t, far.Store, record(1, "one"))
+		tier.Current(time.Now())
 		expectGet(t, tier, far, time.Minute, "one", kv.Miss, 1)
 		for range 100 {
 			time.Sleep(time.Minute)
@@ -167,6 +169,26 @@ func TestUnbrokenFeedKeepsCopiesFresh(t *testing.T) {
 		tier.Broken() // only what the copy itself was fetched at counts
 		expectGet(t, tier, far, 2*time.Second, "two", kv.Hit, 3)
 		expectGet(t, tier, far, 2*time.Second-1, "two", kv.Expired, 4)
+	})
+}
+
+func TestACopyOlderThanTheFeedIsNotHelpedByIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		far := &counted{Store: memory.New()}
+		regional := New(far, Options{})
+		tier := New(regional, Options{})
+		mustPut(t, far.Store, record(1, "one"))
+		if _, err := regional.Get(context.Background(), ref, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		mustPut(t, far.Store, record(2, "two")) // nobody is told
+		time.Sleep(10 * time.Second)
+		tier.Current(time.Now()) // the feed begins at the head, behind "two"
+		expectGet(t, tier, far, time.Minute, "one", kv.Miss, 1)
+		time.Sleep(time.Minute)
+		tier.Current(time.Now())
+		expectGet(t, tier, far, time.Minute, "two", kv.Expired, 2)
 	})
 }
 
@@ -257,6 +279,24 @@ func TestStaleWhenFarFails(t *testing.T) {
 		time.Sleep(time.Hour + 1)
 		if _, err := tier.Get(context.Background(), ref, time.Minute); !errors.Is(err, kv.ErrUnavailable) {
 			t.Errorf("a copy older than the bound: %v", err)
+		}
+	})
+}
+
+func TestASupersededCopyIsAsOldAsItIs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		far := &counted{Store: memory.New()}
+		tier := New(far, Options{})
+		mustPut(t, far.Store, record(1, "one"))
+		tier.Current(time.Now())
+		expectGet(t, tier, far, time.Minute, "one", kv.Miss, 1)
+		time.Sleep(time.Minute)
+		tier.Changed([]kv.Change{{Ref: ref, Version: version(2)}})
+		tier.Current(time.Now())
+		far.fail.Store(true)
+		a, err := tier.GetAnswer(context.Background(), ref, time.Second)
+		if err != nil || a.Cache != kv.Stale || a.Age != time.Minute {
+			t.Errorf("%s, age %s, %v", a.Cache, a.Age, err)
 		}
 	})
 }
@@ -385,9 +425,15 @@ func TestSharedTierNeedsItsLease(t *testing.T) {
 		expectGet(t, tier, far, time.Minute, "one", kv.Miss, 1)
 		expectGet(t, tier, far, time.Minute, "one", kv.Expired, 2)
 		tier.Lease(time.Now().Add(time.Second))
-		expectGet(t, tier, far, time.Minute, "one", kv.Hit, 2)
+		expectGet(t, tier, far, time.Minute, "one", kv.Expired, 3) // of before the feed began
+		tier.Current(time.Now())
+		expectGet(t, tier, far, time.Minute, "one", kv.Hit, 3)
 		time.Sleep(time.Second)
-		expectGet(t, tier, far, time.Minute, "one", kv.Expired, 3)
+		expectGet(t, tier, far, time.Minute, "one", kv.Expired, 4)
+		tier.Lease(time.Now().Add(time.Second))
+		expectGet(t, tier, far, time.Minute, "one", kv.Hit, 4)
+		tier.Broken()
+		expectGet(t, tier, far, time.Minute, "one", kv.Expired, 5)
 		far.fail.Store(true)
 		if _, err := tier.Get(context.Background(), ref, time.Minute); err == nil {
 			t.Error("without its lease a shared tier served a stale copy")
@@ -434,7 +480,7 @@ func TestLargeValuesGoPastMemory(t *testing.T) {
 		mustPut(t, tier, record(2, "0123456789a"))
 		expectGet(t, tier, far, time.Minute, "0123456789a", kv.Expired, 1)
 		expectGet(t, tier, far, time.Minute, "0123456789a", kv.Miss, 2)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		mustPut(t, tier, record(3, "small"))
 		expectGet(t, tier, far, time.Minute, "small", kv.Hit, 2)
 	})
@@ -452,6 +498,10 @@ func TestAnOvertakenPutIsNotServed(t *testing.T) {
 			mustPut(t, far.Store, record(2, "two"))
 			tier.Told([]kv.Change{{Ref: ref, Version: version(2)}})
 		},
+		"before a restart": func(t *testing.T, tier *Tier, far *counted) {
+			mustPut(t, tier, record(2, "two"))
+			*tier = *New(far, Options{})
+		},
 		"changed": func(t *testing.T, tier *Tier, far *counted) {
 			mustPut(t, far.Store, record(2, "two"))
 			tier.Changed([]kv.Change{{Ref: ref, Version: version(2)}})
@@ -463,6 +513,7 @@ func TestAnOvertakenPutIsNotServed(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				far := &counted{Store: memory.New()}
 				tier := New(far, Options{})
+				time.Sleep(kv.MaxFuture)
 				overtake(t, tier, far)
 				mustPut(t, tier, record(1, "one"))
 				expectGet(t, tier, far, time.Minute, "two", kv.Expired, 1)
@@ -473,10 +524,10 @@ func TestAnOvertakenPutIsNotServed(t *testing.T) {
 
 func TestNearIsBoundedByBytes(t *testing.T) {
 	const bound = 4 << 20
-	tier := New(memory.New(), Options{NearBytes: bound})
+	tier := New(memory.New(), Options{NearBytes: bound, MaxSkew: -1})
 	ctx := context.Background()
 	for i := range 2000 {
-		rec := kv.Record{Version: kv.NewVersion(int64(i+1), 1, 1), Value: bytes.Repeat([]byte("v"), 10_000)}
+		rec := kv.Record{Version: kv.NewVersion(time.Now().UnixNano(), 1, 1), Value: bytes.Repeat([]byte("v"), 10_000)}
 		if err := tier.Put(ctx, kv.Ref{Key: fmt.Sprint(i)}, rec); err != nil {
 			t.Fatal(err)
 		}
@@ -513,8 +564,8 @@ func TestForgottenTombstoneBecomesAbsence(t *testing.T) {
 }
 
 func TestNearDoesNotAllocate(t *testing.T) {
-	tier := New(memory.New(), Options{Sole: true})
-	mustPut(t, tier, record(1, "one"))
+	tier := New(memory.New(), Options{Sole: true, MaxSkew: -1})
+	mustPut(t, tier, kv.Record{Version: kv.NewVersion(time.Now().UnixNano(), 1, 1), Value: []byte("one")})
 	key := []byte("k")
 	if n := testing.AllocsPerRun(1000, func() {
 		if rec, _, ok := tier.Near(ref.Namespace, key, 0); !ok || string(rec.Value) != "one" {
@@ -526,8 +577,8 @@ func TestNearDoesNotAllocate(t *testing.T) {
 }
 
 func BenchmarkNear(b *testing.B) {
-	tier := New(memory.New(), Options{Sole: true})
-	if err := tier.Put(context.Background(), ref, record(1, "one")); err != nil {
+	tier := New(memory.New(), Options{Sole: true, MaxSkew: -1})
+	if err := tier.Put(context.Background(), ref, kv.Record{Version: kv.NewVersion(time.Now().UnixNano(), 1, 1), Value: []byte("one")}); err != nil {
 		b.Fatal(err)
 	}
 	key := []byte("k")

@@ -59,8 +59,8 @@ func (t *Tier) endWrite(ref kv.Ref, rec kv.Record, v view, accepted bool) {
 	defer s.mu.Unlock()
 	w := s.writes[ref]
 	if accepted && !t.opts.forgetful {
-		s.raise(ref, rec.Version, rec.Version)
 		t.keep(ref, rec, v, w.floor)
+		s.raise(ref, rec.Version, rec.Version)
 	}
 	if w.count--; w.count == 0 {
 		delete(s.writes, ref)
@@ -80,16 +80,14 @@ func (t *Tier) keep(ref kv.Ref, rec kv.Record, v view, above floor) {
 		if found && old.held && old.rec.Compare(rec) >= 0 {
 			return nil, otter.CancelOp // near has it, or a newer one; its floor, if any, stands
 		}
-		c := &copied{rec: rec, asOf: v.now - max(0, late), session: v.session, held: true}
+		c := &copied{rec: rec, asOf: v.now - max(0, late), held: true, deaf: stamped <= t.heard.Load() && (!found || old.deaf)}
 		all := &above
 		if found && old.floor != nil {
 			all = all.raise(old.floor.known, old.floor.promised)
 		}
 		c.floor = all.above(rec.Version)
-		if stamped <= t.heard.Load() && !(found && old.session == v.session) {
-			c.session = 0
-		}
-		if len(rec.Value) > t.opts.MaxValueBytes || !found && stamped <= t.lost.Load() {
+		overtaken := stamped <= t.lost.Load() || all.reaches(rec.Version)
+		if len(rec.Value) > t.opts.MaxValueBytes || overtaken && !(found && old.held) {
 			c.rec, c.held = kv.Record{}, false
 			c.floor = all.raise(rec.Version, rec.Version)
 		}
