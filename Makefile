@@ -1,4 +1,4 @@
-# Eleven targets, each a line that a person could type.
+# Twelve targets, each a line that a person could type.
 
 # One set of flags for all, so that what one target compiled the next one finds
 # in the build cache: pebble and sqlite take minutes the first time.
@@ -10,7 +10,7 @@ FUZZTIME ?= 10s
 SEEDS    ?= 2000
 COUNT    ?= 20
 
-.PHONY: build run check test race fuzz sim compat bench demo deps
+.PHONY: build run fleet check test race fuzz sim compat bench demo deps
 .NOTPARALLEL:
 
 build: ## the one static binary, bin/nearkey
@@ -18,6 +18,9 @@ build: ## the one static binary, bin/nearkey
 
 run: build ## a durable Workers KV on 127.0.0.1:8790, data in ./nearkey-data
 	./bin/nearkey serve
+
+fleet: build ## a centre, two regions and three edges, each its own process, and a table
+	./bin/nearkey dev --edges 3 --regions 2 --listen 127.0.0.1:8790
 
 check: ## what a reviewer need not look at: format, vet, linters, the rules of the house
 	@files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')) && test -z "$$files" || { echo "gofmt: not formatted: $$files"; exit 1; }
@@ -39,9 +42,10 @@ race: ## the tests of what runs in one process, under the race detector
 fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $(FUZZTIME)
 
-sim: ## the seeded random tests: power losses for SEEDS seeds, the laws of stores COUNT times
+sim: ## the seeded random tests: power losses and fleets for SEEDS seeds, the laws of stores COUNT times, a fleet of 300
 	go test -count=1 -timeout 60m -run PowerLoss ./store/disk -crash-seeds $(SEEDS)
-	go test -count=$(COUNT) -timeout 60m -run Laws ./store/...
+	go test -count=$(COUNT) -timeout 60m -run Laws ./store/... ./edge
+	go test -count=1 -timeout 60m -v -run 'Seeds|Fleet' ./test/sim -sim-seeds $(SEEDS) -sim-fleet
 
 compat: build deps ## real clients against the real binary
 	cd test/compat && NEARKEY_BIN=$(CURDIR)/bin/nearkey go test -count=1 -timeout 20m ./...
