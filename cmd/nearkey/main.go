@@ -94,7 +94,7 @@ func (m *Main) rootCommand() *cobra.Command {
 	root.SetErr(m.Stderr)
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(
-		m.serveCommand(), m.configCommand(), m.envCommand(),
+		m.serveCommand(), m.devCommand(), m.configCommand(), m.envCommand(),
 		m.namespaceCommand(), m.kvCommand(), m.tokenCommand(),
 		m.exportCommand(), m.importCommand(), m.versionCommand(),
 	)
