@@ -264,7 +264,7 @@ func uuid(id kv.NamespaceID) string {
 func (w *world) fieldExchanges(add adder) {
 	for _, line := range []string{
 		"Accept: */*", "accept-encoding: gzip, deflate, br", "ACCEPT: text/plain", "Accept:", "Accept: ", "Accept:  two ", "User-Agent: curl/8.5.0", "Connection: keep-alive", "Connection: Keep-Alive",
-		"Content-Type: application/json", "Cache-Control: no-cache", "Cookie: a=b", "X-Stainless-Lang: js", "X-Stainless-: ", "Sec-Fetch-Mode: cors", "Traceparent: 00-1-2-3", "X-Forwarded-For: 10.0.0.1",
+		"Content-Type: application/json", "Cookie: a=b", "X-Stainless-Lang: js", "X-Stainless-: ", "Sec-Fetch-Mode: cors", "Traceparent: 00-1-2-3", "X-Forwarded-For: 10.0.0.1",
 		"X-Request-Id: mine-and-sane_1", "X-Request-Id: short", "X-Request-Id: " + strings.Repeat("i", maxRequestIDBytes), "X-Request-Id: " + strings.Repeat("i", maxRequestIDBytes+1),
 		"X-Request-Id: " + strings.Repeat("i", minRequestIDBytes), "X-Request-Id: " + strings.Repeat("i", minRequestIDBytes-1), "X-Request-Id: with space", "X-Request-Id: a,b,c,d,e,f", "X-Request-Id:",
 		"Accept: a\r\nAccept: b", "Accept: " + strings.Repeat("a", 2000),
@@ -274,7 +274,7 @@ func (w *world) fieldExchanges(add adder) {
 		add(2, 0, "field again "+line, w.with("key", line)+w.with("key", line))
 	}
 	for _, line := range []string{
-		"Host: other", "Host: localhost", "host: localhost", "Accept : */*", "Accept\t: */*", " Accept: */*", "\tAccept: */*", "Accept", ":", ": value", "Accept: a\r\n b", "Accept: a\r\n\tb", "Accept: a\r\n ",
+		"Cache-Control: no-cache", "cache-control: max-age=0", "Host: other", "Host: localhost", "host: localhost", "Accept : */*", "Accept\t: */*", " Accept: */*", "\tAccept: */*", "Accept", ":", ": value", "Accept: a\r\n b", "Accept: a\r\n\tb", "Accept: a\r\n ",
 		"Accept: a\rb", "Accept: a\r", "Accept: a\x00b", "Accept: a\x01b", "Accept: a\x7fb", "Accept: a\tb", "Accept:\ta", "Accept: \xff", "Accept: ü", "Accept: a\nUser-Agent: b", "Acc\x00ept: a", "Acc ept: a", "Acc\"ept: a", "Äccept: a", "(Accept): a",
 		"Connection: close", "Connection: Close", "connection: close", "Connection: keep-alive, close", "Connection: upgrade", "Connection: ", "Connection: te", "Connection: keep-alive\r\nConnection: close",
 		"Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA", "Upgrade: websocket", "Expect: 100-continue", "Expect: something", "Keep-Alive: timeout=5", "Proxy-Connection: keep-alive", "TE: trailers", "Trailer: X",

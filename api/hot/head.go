@@ -300,7 +300,7 @@ func (f *fields) take(name, value []byte, at span) bool {
 		return true
 	case "connection":
 		return bytes.EqualFold(value, []byte("keep-alive"))
-	case "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "content-type", "cookie", "dnt",
+	case "accept", "accept-charset", "accept-encoding", "accept-language", "content-type", "cookie", "dnt",
 		"forwarded", "origin", "pragma", "priority", "referer", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform",
 		"sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-fetch-user", "traceparent", "tracestate", "user-agent",
 		"via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-proto", "x-real-ip":
