@@ -80,7 +80,7 @@ func (t *Tier) keep(ref kv.Ref, rec kv.Record, v view, above floor) {
 		if found && old.held && old.rec.Compare(rec) >= 0 {
 			return nil, otter.CancelOp // near has it, or a newer one; its floor, if any, stands
 		}
-		c := &copied{rec: rec, asOf: v.now - max(0, late), held: true, deaf: stamped <= t.heard.Load() && (!found || old.deaf)}
+		c := &copied{rec: rec, asOf: v.now - max(0, late), held: true, deaf: !t.opts.Sole && stamped <= t.heard.Load() && (!found || old.deaf)}
 		all := &above
 		if found && old.floor != nil {
 			all = all.raise(old.floor.known, old.floor.promised)

@@ -120,11 +120,11 @@ func (w *world) every(end time.Time, rng *rand.Rand, rate float64, begin func(*s
 // patience is how long a client waits for an answer.
 const patience = 5 * time.Second
 
-// ages are what readers accept.
-var ages = []time.Duration{0, time.Second, 30 * time.Second, 60 * time.Second, 60 * time.Second, time.Hour}
+// anyAge is what readers of the short simulations accept.
+var anyAge = []time.Duration{0, time.Second, 30 * time.Second, 60 * time.Second, 60 * time.Second, time.Hour}
 
 func (w *world) read(ctx context.Context, wg *sync.WaitGroup, p *place, key int, rng *rand.Rand) {
-	maxAge := ages[rng.IntN(len(ages))]
+	maxAge := w.MaxAges[rng.IntN(len(w.MaxAges))]
 	if rng.IntN(200) == 0 {
 		wg.Go(func() { w.list(ctx, p) })
 	}
@@ -379,7 +379,7 @@ func simulate(t *testing.T, c Config) results {
 func short(seed uint64) Config {
 	rng := rand.New(rand.NewPCG(seed, 3))
 	return Config{Seed: seed, Regions: 1 + rng.IntN(3), Places: 2 + rng.IntN(4), Keys: 3 + rng.IntN(10), Duration: 20 * time.Second,
-		Reads: 15, Writes: 2, Skew: time.Duration(rng.IntN(3)) * 200 * time.Millisecond, Faults: seed%4 != 0}
+		Reads: 15, Writes: 2, MaxAges: anyAge, Skew: time.Duration(rng.IntN(3)) * 200 * time.Millisecond, Faults: seed%4 != 0}
 }
 
 func TestSeeds(t *testing.T) {
@@ -435,7 +435,8 @@ func TestFleetOf300(t *testing.T) {
 	if !*fleet {
 		t.Skip("minutes of work: -sim-fleet")
 	}
-	c := Config{Seed: *first, Regions: 6, Places: 300, Keys: 2000, Duration: 5 * time.Minute, Reads: 10, Writes: 0.02}
+	c := Config{Seed: *first, Regions: 6, Places: 300, Keys: 500, Duration: 5 * time.Minute, Reads: 10, Writes: 0.02,
+		MaxAges: []time.Duration{time.Minute}}
 	r := simulate(t, c)
 	if len(r.violations) > 0 {
 		t.Errorf("%v\n%s", r.broken, strings.Join(r.violations, "\n"))

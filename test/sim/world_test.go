@@ -28,8 +28,9 @@ type Config struct {
 	Places   int // points of presence, over the regions in turn
 	Keys     int
 	Duration time.Duration
-	Reads    float64 // a second, at each place
-	Writes   float64 // a second, at each place
+	Reads    float64         // a second, at each place
+	Writes   float64         // a second, at each place
+	MaxAges  []time.Duration // that readers accept, each equally often
 	Skew     time.Duration
 	Faults   bool
 
