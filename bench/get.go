@@ -46,7 +46,7 @@ func (b *bench) gets(ctx context.Context) error {
 	}
 	root := filepath.Join(b.dir, "files")
 	if b.nginx != "" {
-		if err := writeFiles(root, keys); err != nil {
+		if err := writeFiles(root, keys, getKeys); err != nil {
 			return err
 		}
 	}
@@ -69,7 +69,7 @@ func (b *bench) gets(ctx context.Context) error {
 		if b.nginx == "" {
 			continue
 		}
-		web, err := b.startNginx(ctx, root+"/", path+"/values/", pinned)
+		web, err := b.startNginx(ctx, root+"/", path+"/values/", "", pinned)
 		if err != nil {
 			return err
 		}
@@ -143,8 +143,8 @@ func coldGets(keys keyspace, request func([]byte, int) []byte) func(int) op {
 }
 
 // writeFiles writes what nginx serves: a file for each key.
-func writeFiles(root string, keys keyspace) error {
-	for i := range getKeys {
+func writeFiles(root string, keys keyspace, n int) error {
+	for i := range n {
 		name := filepath.Join(root, string(keys.appendKey(nil, i)))
 		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 			return err
@@ -202,7 +202,7 @@ func (b *bench) pinClient() (unpin func(), pinned bool, err error) {
 		return nil, false, err
 	}
 	procs := runtime.GOMAXPROCS(cores - 1)
-	b.printf("  servers on core 0, client on the others; %d connections, keep-alive\n", getConns)
+	b.printf("  servers on core 0, client on the others; connections are kept alive\n")
 	return func() {
 		runtime.GOMAXPROCS(procs)
 		if err := set(fmt.Sprintf("0-%d", cores-1)); err != nil {

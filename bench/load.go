@@ -66,6 +66,14 @@ func drive(ctx context.Context, s *server, conns int, length time.Duration, work
 		defer c.close()
 		open[i] = c
 	}
+	return metered(s, func() (int, []time.Duration, error) {
+		latencies, err := loops(ctx, open, time.Now().Add(length), worker)
+		return len(latencies), latencies, err
+	})
+}
+
+// metered measures what some load costs the server and this process.
+func metered(s *server, load func() (ops int, latencies []time.Duration, err error)) (round, error) {
 	serverBefore, err := cpuOf(s.pids)
 	if err != nil {
 		return round{}, err
@@ -75,8 +83,8 @@ func drive(ctx context.Context, s *server, conns int, length time.Duration, work
 		return round{}, err
 	}
 	began := time.Now()
-	latencies, err := loops(ctx, open, began.Add(length), worker)
-	r := round{ops: len(latencies), elapsed: time.Since(began), latencies: latencies}
+	ops, latencies, err := load()
+	r := round{ops: ops, elapsed: time.Since(began), latencies: latencies}
 	if err != nil {
 		return round{}, err
 	}

@@ -37,8 +37,9 @@ type options struct {
 // bench is one run.
 type bench struct {
 	options
-	dir string
-	out io.Writer
+	dir      string
+	out      io.Writer
+	verdicts []verdict
 }
 
 // part is one block of the table.
@@ -49,6 +50,8 @@ type part struct {
 
 var parts = []part{
 	{"get", "hot and cold get of 288 bytes, beside nginx serving the same files", (*bench).gets},
+	{"hot", "hot get of 288 bytes by the tier beside nginx: cost at 32 and 128 connections, latency at half of what it can", (*bench).hots},
+	{"rate", "gets of one key in a second: pipelined, and over 128 connections", (*bench).rates},
 	{"put", "synced put of 288 bytes at 1 and 64 clients", (*bench).puts},
 	{"list", "import, list of 1,000 keys in namespaces of 10 k, 100 k and 1 M, bulk get of 100", (*bench).lists},
 	{"size", "disk, memory and time to open at 1 M keys (with -full also 5 M)", (*bench).sizes},
@@ -75,7 +78,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	defer os.RemoveAll(dir) // a temporary folder: what stays is the system's to clean
 	b := &bench{options: opts, dir: dir, out: out}
-	b.printf("nearkey bench: %d cores, %s, %d rounds of %s\n", runtime.NumCPU(), runtime.Version(), opts.rounds, opts.slice)
+	b.printf("nearkey bench: %d cores, %s, %d rounds of %s, load average %s\n", runtime.NumCPU(), runtime.Version(), opts.rounds, opts.slice, loadAverage())
 	began := time.Now()
 	for _, p := range parts {
 		if !slices.Contains(opts.parts, p.name) {
@@ -86,6 +89,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			return fmt.Errorf("part %s: %w", p.name, err)
 		}
 	}
+	b.printVerdicts()
 	b.printf("\nmeasured in %s\n", time.Since(began).Round(time.Second))
 	return nil
 }

@@ -214,8 +214,9 @@ func (n *nearkey) namespace(title string) (path string, err error) {
 }
 
 // startNginx serves the files of root under prefix, as a person who cares for
-// speed would: one worker, open files cached, no access log.
-func (b *bench) startNginx(ctx context.Context, root, prefix string, pinned bool) (*server, error) {
+// speed would: one worker, open files cached, no access log. headers are
+// directives that add fields to the answers.
+func (b *bench) startNginx(ctx context.Context, root, prefix, headers string, pinned bool) (*server, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
@@ -233,7 +234,7 @@ func (b *bench) startNginx(ctx context.Context, root, prefix string, pinned bool
 		return nil, err
 	}
 	config := filepath.Join(home, "nginx.conf")
-	text := fmt.Sprintf(nginxConfig, user, home, addr, prefix, root)
+	text := fmt.Sprintf(nginxConfig, user, home, addr, prefix, root, headers)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -279,7 +280,7 @@ http {
 	server {
 		listen %[3]s backlog=1024;
 		location = /ready { return 200; }
-		location ^~ %[4]s { alias %[5]s; }
+		location ^~ %[4]s { alias %[5]s; %[6]s}
 	}
 }
 `
