@@ -20,7 +20,7 @@ import (
 func (s *service) openAPI(ctx context.Context, tier *edge.Tier, authority authority, config rest.Config) error {
 	config.Store, config.Logger, config.Metrics = tier, s.logger, s.metrics
 	config.BodyBytes, config.Version, config.MaxAge = s.memory.door, buildVersion(), time.Duration(s.config.Fleet.MaxAge)
-	listener, err := s.listen(ctx)
+	listener, err := s.listenAPI(ctx, 0)
 	if err != nil {
 		return err
 	}

@@ -29,18 +29,17 @@ func (m *Main) openCentre(ctx context.Context, s *service) error {
 		return fmt.Errorf("open the catalog: %w", err)
 	}
 	s.opened = append(s.opened, cat.Close)
-	if s.account, err = m.ensureRoot(ctx, s.config, cat); err != nil {
-		return err
-	}
-	tier := s.newTier(store, edge.Options{Sole: true})
-	rules := s.rules(0)
+	tier, rules := s.newTier(store, edge.Options{Sole: true}), s.rules(0)
 	rules.Stamp.Observe(store.Newest())
 	hub := feed.NewHub(s.hubOptions(store))
 	source := feed.NewSource(tailed{Store: store, tier: tier}, hub, s.logger)
 	janitor := catalog.NewJanitor(cat, tier, s.logger)
 	s.work = append(s.work, store.Run, source.Run, janitor.Run)
-	if s.config.Fleet.Role == roleCentral {
+	if s.config.Fleet.Role == roleCentral { // before the root credentials, so that they are published
 		s.work = append(s.work, catalog.NewPublisher(cat, tier, rules.Stamp, s.logger).Run)
+	}
+	if s.account, err = m.ensureRoot(ctx, s.config, cat); err != nil {
+		return err
 	}
 	err = s.openAPI(ctx, tier, cat, rest.Config{
 		Catalog: cat, Rules: rules, Ready: store.Ready, Dropped: janitor.Wake,

@@ -23,6 +23,9 @@ const (
 	// childGrace is how long a child may take to end after it was asked to: longer
 	// than it gives its requests.
 	childGrace = 15 * time.Second
+	// maxLogBytes is how long a log may become before it is begun anew; the one
+	// before is kept.
+	maxLogBytes = 16 << 20
 	// logTail is how much of a child's log is shown when it cannot run.
 	logTail = 2 << 10
 )
@@ -56,11 +59,11 @@ func (c *child) run(ctx context.Context) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer os.Remove(c.pidFile())
-	log, err := os.OpenFile(c.logFile(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
+	log := &logFile{path: c.logFile()}
+	if err := log.begin(); err != nil {
 		return fmt.Errorf("log of %s: %w", c.name, err)
 	}
-	defer log.Close()
+	defer log.close()
 	pause := restartLeast
 	for {
 		began := time.Now()
@@ -90,7 +93,7 @@ func (c *child) run(ctx context.Context) error {
 }
 
 // once runs the child to its end, and says how it ended.
-func (c *child) once(ctx context.Context, log *os.File) (ended string, err error) {
+func (c *child) once(ctx context.Context, log io.Writer) (ended string, err error) {
 	cmd := exec.Command(c.binary, c.args...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = c.environ, log, log
 	apart(cmd)
@@ -156,4 +159,41 @@ func (c *child) tail() string {
 		return err.Error()
 	}
 	return strings.TrimSpace(strings.ToValidUTF8(string(text), "?"))
+}
+
+// logFile is a log of bounded length. It is written to by one goroutine at a time.
+type logFile struct {
+	path    string
+	file    *os.File
+	written int
+}
+
+// begin begins the log anew.
+func (l *logFile) begin() (err error) {
+	l.written = 0
+	l.file, err = os.OpenFile(l.path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	return err
+}
+
+func (l *logFile) close() {
+	if l.file != nil {
+		_ = l.file.Close() // nothing is lost that matters
+	}
+}
+
+// Write implements io.Writer. What cannot be written is dropped: a process must
+// not end because its log cannot be kept.
+func (l *logFile) Write(p []byte) (int, error) {
+	if l.written+len(p) > maxLogBytes {
+		l.close()
+		_ = os.Rename(l.path, l.path+".1") // else it is begun anew without
+		if l.begin() != nil {
+			l.file = nil
+		}
+	}
+	if l.file != nil {
+		n, _ := l.file.Write(p)
+		l.written += n
+	}
+	return len(p), nil
 }

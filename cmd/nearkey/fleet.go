@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -47,6 +48,7 @@ func (f *fleet) run(ctx context.Context) error {
 		groups = append(groups, f.start(running, role, failed))
 		if role == roleCentral {
 			f.awaitReady(running, role)
+			f.clean(running)
 		}
 	}
 	f.awaitReady(running, roleRegional, roleEdge)
@@ -65,6 +67,28 @@ func (f *fleet) run(ctx context.Context) error {
 		return nil
 	}
 	return cause
+}
+
+// clean takes away what a fleet that was killed has left, now that the data is
+// ours alone.
+func (f *fleet) clean(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
+	known := map[string]bool{}
+	for _, c := range f.children {
+		known[c.name] = c.role == roleCentral
+	}
+	left := []string{filepath.Join(f.dev.data, addressFileName)}
+	for _, pattern := range []string{"*.pid", "*.address"} {
+		files, _ := filepath.Glob(f.dev.file(pattern)) // of a good pattern
+		left = append(left, files...)
+	}
+	for _, file := range left {
+		if name := filepath.Base(file); !known[strings.TrimSuffix(name, filepath.Ext(name))] {
+			_ = os.Remove(file) // what is wrong with the directory is found out by those who write there
+		}
+	}
 }
 
 // childGroup is the processes of one role.

@@ -104,19 +104,32 @@ func (s *service) renounce() {
 	}
 }
 
-// listen opens the address of the API, and says what to do when it cannot.
-func (s *service) listen(ctx context.Context) (net.Listener, error) {
-	address := s.config.Listen
+// listenAPI opens the address of the API, for at most so many connections at once;
+// 0: whoever serves it sees to that.
+func (s *service) listenAPI(ctx context.Context, most int) (net.Listener, error) {
+	listener, err := listen(ctx, s.config.Listen, "--listen", " (port 0: any)")
+	if err != nil {
+		return nil, err
+	}
+	if most > 0 {
+		listener = newBounded(listener, most)
+	}
+	if s.certificate != nil {
+		return tls.NewListener(listener, s.certificate), nil
+	}
+	return listener, nil
+}
+
+// listen opens an address, and says what to do when it cannot: flag names another.
+func listen(ctx context.Context, address, flag, hint string) (net.Listener, error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("listen on %s: the address is in use, perhaps by another nearkey; stop it, or choose another with --listen (port 0: any)", address)
+		return nil, fmt.Errorf("listen on %s: the address is in use, perhaps by another nearkey; stop it, or choose another with %s%s", address, flag, hint)
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("listen on %s: not permitted; choose a port above 1023 with --listen", address)
+		return nil, fmt.Errorf("listen on %s: not permitted; choose a port above 1023 with %s", address, flag)
 	case err != nil:
-		return nil, fmt.Errorf("listen on %s: %w; choose another address with --listen", address, err)
-	case s.certificate != nil:
-		return tls.NewListener(listener, s.certificate), nil
+		return nil, fmt.Errorf("listen on %s: %w; choose another address with %s", address, err, flag)
 	}
 	return listener, nil
 }
@@ -213,4 +226,53 @@ func (h httpServer) Shutdown(ctx context.Context) error {
 		h.ending()
 	}
 	return h.Server.Shutdown(ctx)
+}
+
+// maxConnections is how many connections a listener before net/http has at once;
+// further ones wait to be accepted. Callers of the wire have some hundred each.
+const maxConnections = 16384
+
+// bounded is a listener that has a number of connections at most.
+type bounded struct {
+	net.Listener
+	slots  chan struct{} // one token for each connection
+	once   sync.Once
+	closed chan struct{}
+}
+
+func newBounded(l net.Listener, most int) *bounded {
+	return &bounded{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
+}
+
+// Accept implements net.Listener.
+func (b *bounded) Accept() (net.Conn, error) {
+	select {
+	case b.slots <- struct{}{}:
+	case <-b.closed:
+		return nil, net.ErrClosed
+	}
+	c, err := b.Listener.Accept()
+	if err != nil {
+		<-b.slots
+		return nil, err
+	}
+	return &slot{Conn: c, free: sync.OnceFunc(func() { <-b.slots })}, nil
+}
+
+// Close implements net.Listener.
+func (b *bounded) Close() error {
+	b.once.Do(func() { close(b.closed) })
+	return b.Listener.Close()
+}
+
+// slot is a connection of a bounded listener.
+type slot struct {
+	net.Conn
+	free func()
+}
+
+// Close implements net.Conn.
+func (s *slot) Close() error {
+	defer s.free()
+	return s.Conn.Close()
 }

@@ -105,9 +105,13 @@ func (s *screen) draw(table []string) {
 func tableOf(rows []row) []string {
 	var text bytes.Buffer
 	t := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "process\tport\tregion\tstate\trequests\thit ratio\tHIT\tMISS\tEXPIRED\tSTALE\tfeed age\tcopies\tmemory\trestarts\t")
+	names := 0
 	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", r.name, r.port, firstNonEmpty(r.region, "-"), r.state,
+		names = max(names, len(r.name))
+	}
+	fmt.Fprintf(t, "%-*s\tport\tregion\tstate\trequests\thit ratio\tHIT\tMISS\tEXPIRED\tSTALE\tfeed age\tcopies\tmemory\trestarts\t\n", names, "process")
+	for _, r := range rows {
+		fmt.Fprintf(t, "%-*s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t\n", names, r.name, r.port, firstNonEmpty(r.region, "-"), r.state,
 			count(r.requests), r.ratio(), count(r.hit), count(r.miss), count(r.expired), count(r.stale), r.age(), count(r.copies), size(int64(r.memory)), r.restarts)
 	}
 	_ = t.Flush() // to memory

@@ -30,7 +30,7 @@ func (s *service) openRegional(ctx context.Context) error {
 	follower := feed.NewFollower(client, feed.NewRelay(tier, hub), s.logger)
 	feedMetrics(s.metrics, follower)
 	s.work = append(s.work, tier.Run, follower.Run)
-	listener, err := s.listen(ctx)
+	listener, err := s.listenAPI(ctx, maxConnections)
 	if err != nil {
 		return err
 	}

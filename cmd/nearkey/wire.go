@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/nearkey/nearkey/feed"
@@ -60,10 +59,15 @@ func (s *service) secret() ([]byte, error) {
 
 // listenWire opens the address of the wire.
 func (s *service) listenWire(ctx context.Context) (net.Listener, error) {
+	const flag = "--fleet-wire-listen"
 	f := s.config.Fleet
 	network, address := wireAddress(f.WireListen)
 	if network == "unix" {
-		return listenUnix(ctx, address)
+		listener, err := listenUnix(ctx, address)
+		if err != nil {
+			return nil, fmt.Errorf("listen on %s: %w; choose another with %s", f.WireListen, err, flag)
+		}
+		return newBounded(listener, maxConnections), nil
 	}
 	var config *tls.Config
 	if f.WireCert != "" {
@@ -76,13 +80,12 @@ func (s *service) listenWire(ctx context.Context) (net.Listener, error) {
 			return nil, usagef("settings fleet.wire_cert, wire_key and wire_ca: %w", err)
 		}
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, network, address)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("listen on %s for the wire: the address is in use, perhaps by another nearkey; stop it, or choose another with --fleet-wire-listen", address)
-	case err != nil:
-		return nil, fmt.Errorf("listen on %s for the wire: %w; choose another address with --fleet-wire-listen", address, err)
-	case config != nil:
+	listener, err := listen(ctx, address, flag, "")
+	if err != nil {
+		return nil, err
+	}
+	listener = newBounded(listener, maxConnections)
+	if config != nil {
 		return tls.NewListener(listener, config), nil
 	}
 	return listener, nil
@@ -92,18 +95,17 @@ func (s *service) listenWire(ctx context.Context) (net.Listener, error) {
 // left by a process which is no more is taken away.
 func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	if c, err := new(net.Dialer).DialContext(ctx, "unix", path); err == nil {
-		return nil, errors.Join(fmt.Errorf("listen on unix://%s for the wire: another process listens there; stop it, or choose another with --fleet-wire-listen", path), c.Close())
+		return nil, errors.Join(errors.New("another process listens there"), c.Close())
 	}
-	info, err := os.Lstat(path)
-	if err == nil && info.Mode().Type() == os.ModeSocket {
-		_ = os.Remove(path) // else Listen says why
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == os.ModeSocket {
+		_ = os.Remove(path) // else listening says why
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("listen on unix://%s for the wire: %w; choose another with --fleet-wire-listen", path, err)
+		return nil, err
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("listen on unix://%s for the wire: %w", path, err), listener.Close())
+		return nil, errors.Join(err, listener.Close())
 	}
 	return listener, nil
 }

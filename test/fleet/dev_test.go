@@ -363,11 +363,11 @@ func centreKilled(t *testing.T, f *devFleet, s space) {
 	}
 	t.Logf("%d reads were served while the centre was away", served)
 	f.restarted(t, "central", old)
-	recovers(t, f, s, "after the centre came back")
+	recovers(t, f.fleet, s, "after the centre came back")
 }
 
 // recovers: a write through each edge is seen through all others.
-func recovers(t *testing.T, f *devFleet, s space, when string) {
+func recovers(t *testing.T, f *fleet, s space, when string) {
 	t.Helper()
 	for i, e := range f.edges {
 		eventually(t, "a write "+when, func() error { return statusOf(e, e.token, "PUT", f.valuePath(s, when+strconv.Itoa(i)), http.StatusOK) })
@@ -403,7 +403,7 @@ func everythingKilled(t *testing.T, f *devFleet, s space) {
 	for name, pid := range pids {
 		f.restarted(t, name, pid)
 	}
-	recovers(t, f, s, "after all had died")
+	recovers(t, f.fleet, s, "after all had died")
 	for _, e := range f.edges {
 		if err := e.reads(s, "acknowledged", "kept"); err != nil {
 			t.Error(err)

@@ -96,7 +96,7 @@ func TestOrder(t *testing.T) {
 
 	centreAway(t, l, s)
 	l.startCentral(t)
-	recovers(t, &devFleet{fleet: l.fleet}, s, "after the centre came back")
+	recovers(t, l.fleet, s, "after the centre came back")
 
 	for _, p := range []*program{l.edge, l.central, l.regional} {
 		p.end(t, syscall.SIGTERM)
@@ -107,7 +107,7 @@ func TestOrder(t *testing.T) {
 	l.startRegional(t)
 	l.startEdge(t)
 	l.startCentral(t)
-	recovers(t, &devFleet{fleet: l.fleet}, s, "after all started again")
+	recovers(t, l.fleet, s, "after all started again")
 	if err := e.reads(s, "hot", "1"); err != nil {
 		t.Error(err)
 	}
