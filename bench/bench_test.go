@@ -134,7 +134,7 @@ func TestParseStat(t *testing.T) {
 
 func TestParseStatus(t *testing.T) {
 	got, err := parseStatus("Name:\tnearkey\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n")
-	if want := (memory{resident: 1 << 20, peak: 2 << 20}); err != nil || got != want {
+	if want := (usage{resident: 1 << 20, peak: 2 << 20}); err != nil || got != want {
 		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
 	if _, err := parseStatus("Name:\tzombie\n"); err == nil {

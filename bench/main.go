@@ -55,6 +55,9 @@ var parts = []part{
 	{"put", "synced put of 288 bytes at 1 and 64 clients", (*bench).puts},
 	{"list", "import, list of 1,000 keys in namespaces of 10 k, 100 k and 1 M, bulk get of 100", (*bench).lists},
 	{"size", "disk, memory and time to open at 1 M keys (with -full also 5 M)", (*bench).sizes},
+	{"feed", "from an acknowledged write to what 100 tiers answer, at 1,000 changes/s", (*bench).tells},
+	{"day", "far reads of a tier in 24 simulated hours, with the feed and without", (*bench).days},
+	{"near", "memory of a copy, and pauses of the garbage collector, at 1 M copies (with -full 10 M)", (*bench).nears},
 }
 
 func main() {

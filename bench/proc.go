@@ -71,19 +71,19 @@ func childrenOf(pid int) ([]int, error) {
 	return children, nil
 }
 
-// memory is what a process occupies, in bytes.
-type memory struct{ resident, peak int64 }
+// usage is the memory that a process occupies, in bytes.
+type usage struct{ resident, peak int64 }
 
-func memoryOf(pid int) (memory, error) {
+func memoryOf(pid int) (usage, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return memory{}, err
+		return usage{}, err
 	}
 	return parseStatus(string(text))
 }
 
-func parseStatus(text string) (memory, error) {
-	var m memory
+func parseStatus(text string) (usage, error) {
+	var m usage
 	for line := range strings.Lines(text) {
 		name, value, _ := strings.Cut(line, ":")
 		into := map[string]*int64{"VmRSS": &m.resident, "VmHWM": &m.peak}[name]
@@ -92,12 +92,12 @@ func parseStatus(text string) (memory, error) {
 		}
 		kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
 		if err != nil {
-			return memory{}, fmt.Errorf("status of a process: %w", err)
+			return usage{}, fmt.Errorf("status of a process: %w", err)
 		}
 		*into = kb << 10
 	}
 	if m.resident == 0 || m.peak == 0 {
-		return memory{}, fmt.Errorf("status of a process: no VmRSS or VmHWM")
+		return usage{}, fmt.Errorf("status of a process: no VmRSS or VmHWM")
 	}
 	return m, nil
 }
