@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -28,6 +29,7 @@ func startDev(t *testing.T, edges, regions int, args ...string) *devFleet {
 	f := &devFleet{fleet: &fleet{}, data: t.TempDir()}
 	f.program = start(t, nil, append([]string{"dev", "--data", f.data, "--listen", "127.0.0.1:0",
 		"--edges", strconv.Itoa(edges), "--regions", strconv.Itoa(regions)}, args...)...)
+	t.Cleanup(func() { f.logs(t) })
 	eventually(t, "the fleet is ready", func() error {
 		select {
 		case <-f.done:
@@ -48,6 +50,25 @@ func startDev(t *testing.T, edges, regions int, args ...string) *devFleet {
 		f.add("edge-"+strconv.Itoa(i+1), line(t, file))
 	}
 	return f
+}
+
+// logs looks through the logs of the processes.
+func (f *devFleet) logs(t *testing.T) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(f.data, "fleet", "*.log"))
+	if err != nil || len(files) == 0 {
+		t.Errorf("logs: %v, %v", files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Error(err)
+		}
+		sound(t, file, string(text))
+		if t.Failed() {
+			t.Logf("%s:\n%s", file, text)
+		}
+	}
 }
 
 // pid is the process id of a process of the fleet.

@@ -110,11 +110,23 @@ func start(t *testing.T, environ []string, args ...string) *program {
 	t.Cleanup(func() {
 		p.signal(t, syscall.SIGKILL)
 		<-p.done
+		sound(t, strings.Join(args, " "), p.out.String())
 		if t.Failed() {
 			t.Logf("nearkey %s:\n%s", strings.Join(args, " "), p.out)
 		}
 	})
 	return p
+}
+
+// sound complains if what a process printed tells of a bug.
+func sound(t *testing.T, what, text string) {
+	t.Helper()
+	for _, sign := range []string{"panic", "DATA RACE", "fatal error", "goroutine "} {
+		if strings.Contains(text, sign) {
+			t.Errorf("%s: it says %q:\n%s", what, sign, text)
+			return
+		}
+	}
 }
 
 // signal sends a signal, if the process still runs.
