@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"time"
@@ -43,11 +44,11 @@ func carry(to, from net.Conn, oneWay time.Duration) {
 	parcels := make(chan parcel, inFlight)
 	go func() {
 		defer close(parcels)
+		buf := make([]byte, parcelBytes)
 		for {
-			buf := make([]byte, parcelBytes)
 			n, err := from.Read(buf)
 			if n > 0 {
-				parcels <- parcel{buf[:n:n], time.Now().Add(oneWay)}
+				parcels <- parcel{bytes.Clone(buf[:n]), time.Now().Add(oneWay)}
 			}
 			if err != nil {
 				return

@@ -1,5 +1,6 @@
 // Command bench measures nearkey through its HTTP API beside nginx on the same
-// machine and prints the table that README.md explains.
+// machine, and its tiers and its feed in this process, and prints the table that
+// README.md explains.
 //
 // It starts the real binary and nginx on loopback with data of their own in a
 // temporary folder, runs them in turns, and reports the CPU that each operation
@@ -55,6 +56,7 @@ var parts = []part{
 	{"put", "synced put of 288 bytes at 1 and 64 clients", (*bench).puts},
 	{"list", "import, list of 1,000 keys in namespaces of 10 k, 100 k and 1 M, bulk get of 100", (*bench).lists},
 	{"size", "disk, memory and time to open at 1 M keys (with -full also 5 M)", (*bench).sizes},
+	{"fleet", "CPU of a read through an edge, by what answers it: the edge, its regional tier, the centre", (*bench).fleets},
 	{"feed", "from an acknowledged write to what 100 tiers answer, at 1,000 changes/s", (*bench).tells},
 	{"day", "far reads of a tier in 24 simulated hours, with the feed and without", (*bench).days},
 	{"near", "memory of a copy, and pauses of the garbage collector, at 1 M copies (with -full 10 M)", (*bench).nears},
@@ -107,7 +109,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&opts.nearkey, "nearkey", filepath.Join("bin", "nearkey"), "the nearkey binary")
 	flags.StringVar(&opts.nginx, "nginx", "nginx", "the nginx binary; empty: no comparison")
 	chosen := flags.String("parts", strings.Join(names, ","), "the parts to run")
-	flags.BoolVar(&opts.full, "full", false, "5 million keys as well: some minutes more")
+	flags.BoolVar(&opts.full, "full", false, "also 5 million keys, 10 million copies, a busier day and half a minute of news: many minutes more")
 	flags.IntVar(&opts.rounds, "rounds", 5, "rounds of each measurement; the median counts")
 	flags.DurationVar(&opts.slice, "slice", 2*time.Second, "length of a round")
 	flags.IntVar(&opts.memoryMiB, "memory", 512, "the memory that nearkey may have, MiB")

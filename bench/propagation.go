@@ -242,21 +242,22 @@ func (t *telling) warm(ctx context.Context, changes int) error {
 	for i := 0; i < changes; i += tellSample {
 		refs = append(refs, tellRef(i))
 	}
-	for _, p := range t.places {
-		select {
-		case <-p.began:
-		case err := <-t.failed:
-			return err
-		case <-time.After(awaitTold):
-			return errors.New("a feed does not begin")
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if _, err := p.GetMany(ctx, refs, tellMaxAge); err != nil {
-			return err
-		}
+	errs := make([]error, len(t.places))
+	var all sync.WaitGroup
+	for i, p := range t.places {
+		all.Go(func() {
+			select {
+			case <-p.began:
+				_, errs[i] = p.GetMany(ctx, refs, tellMaxAge)
+			case <-time.After(awaitTold):
+				errs[i] = errors.New("a feed does not begin")
+			case <-ctx.Done():
+				errs[i] = ctx.Err()
+			}
+		})
 	}
-	return nil
+	all.Wait()
+	return errors.Join(errs...)
 }
 
 // tell makes the changes at their rate and waits until all tiers know of all.
