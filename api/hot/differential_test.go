@@ -92,20 +92,19 @@ func (w *world) compare(t *testing.T, pieces [][]byte, rewrite func([]byte) []by
 	synctest.Test(t, func(t *testing.T) {
 		var done sync.WaitGroup
 		defer done.Wait()
-		l := newPipes()
+		plainPipes, hotPipes := newPipes(), newPipes()
 		httpServer := rest.HTTPServer(w.handler)
-		done.Go(func() { _ = httpServer.Serve(l) })
-		plain = converse(l, pieces)
+		done.Go(func() { _ = httpServer.Serve(plainPipes) })
+		plain = converse(plainPipes, pieces)
 		_ = httpServer.Close()
 
-		l = newPipes()
 		server := New(w.config())
-		done.Go(func() { _ = server.Serve(t.Context(), l) })
+		done.Go(func() { _ = server.Serve(t.Context(), hotPipes) })
 		seen := pieces
 		if rewrite != nil {
 			seen = [][]byte{rewrite(bytes.Join(pieces, nil))}
 		}
-		hot = converse(l, seen)
+		hot = converse(hotPipes, seen)
 		stats = server.Stats()
 		if err := server.Shutdown(t.Context()); err != nil {
 			t.Error(err)
