@@ -16,15 +16,20 @@ import (
 	"github.com/nearkey/nearkey/kv"
 )
 
-// openAPI opens the API before a tier, with the hot path in front of it.
-func (s *service) openAPI(ctx context.Context, tier *edge.Tier, authority authority, config rest.Config) error {
+// openAPI opens the API before a tier, with the hot path in front of it. around,
+// unless nil, wraps the API.
+func (s *service) openAPI(ctx context.Context, tier *edge.Tier, authority authority, config rest.Config, around func(http.Handler) http.Handler) error {
 	config.Store, config.Logger, config.Metrics = tier, s.logger, s.metrics
 	config.BodyBytes, config.Version, config.MaxAge = s.memory.door, buildVersion(), time.Duration(s.config.Fleet.MaxAge)
 	listener, err := s.listenAPI(ctx, 0)
 	if err != nil {
 		return err
 	}
-	expired := &expired{inner: rest.New(config)}
+	var api http.Handler = rest.New(config)
+	if around != nil {
+		api = around(api)
+	}
+	expired := &expired{inner: api}
 	requests, cache := s.metrics.Requests("rest"), s.metrics.Cache("rest")
 	server := hot.New(hot.Config{
 		HTTP: s.httpServer(expired), Values: tier, Rights: rights{authority},

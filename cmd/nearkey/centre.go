@@ -44,7 +44,7 @@ func (m *Main) openCentre(ctx context.Context, s *service) error {
 	err = s.openAPI(ctx, tier, cat, rest.Config{
 		Catalog: cat, Rules: rules, Ready: store.Ready, Dropped: janitor.Wake,
 		Namespaces: int(*s.config.effectiveLimits().Namespaces),
-	})
+	}, nil)
 	if err != nil || s.config.Fleet.Role == roleSingle {
 		return err
 	}

@@ -57,6 +57,9 @@ records, a regional tier, or an edge, which answers clients near to them.
 
 func (m *Main) serve(ctx context.Context, config Config) (err error) {
 	s := &service{config: config, logger: m.logger(config), metrics: observe.New()}
+	if config.Fleet.PoP != "" {
+		s.logger = s.logger.With("pop", config.Fleet.PoP)
+	}
 	for _, text := range m.unknownVariables() {
 		s.logger.Warn(text)
 	}

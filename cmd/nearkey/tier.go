@@ -55,9 +55,10 @@ func (s *service) openEdge(ctx context.Context) error {
 	follower := feed.NewFollower(client, heard{Tier: tier, replica: replica, stamp: rules.Stamp}, s.logger)
 	feedMetrics(s.metrics, follower)
 	s.work = append(s.work, tier.Run, follower.Run)
+	ready := s.farReady(follower)
 	return s.openAPI(ctx, tier, replica, rest.Config{
-		Authority: replica, Forward: forward, Rules: rules, Ready: s.farReady(follower),
-	})
+		Authority: replica, Forward: forward, Rules: rules, Ready: ready,
+	}, func(api http.Handler) http.Handler { return readiness{api, ready} })
 }
 
 // heard is the sink of an edge: the tier, those who rely on what the tier was
@@ -92,14 +93,14 @@ func (h heard) pass(changes []kv.Change) {
 // farReady tells whether a process that keeps nothing can serve: it has followed
 // the centre, and not so long ago that its copies may not be used any more.
 func (s *service) farReady(follower *feed.Follower) func() error {
-	far, most := s.config.Fleet.Far, max(time.Duration(s.config.Fleet.MaxStale), time.Duration(s.config.Fleet.MaxAge))
+	most := max(time.Duration(s.config.Fleet.MaxStale), time.Duration(s.config.Fleet.MaxAge))
 	return func() error {
 		asOf := follower.Status().AsOf
 		switch age := time.Since(asOf); {
 		case asOf.IsZero():
-			return fmt.Errorf("%w: nothing was heard of the centre yet; far is %s", kv.ErrUnavailable, far)
+			return fmt.Errorf("%w: nothing was heard of the centre yet", kv.ErrUnavailable)
 		case age > most:
-			return fmt.Errorf("%w: nothing was heard of the centre for %s; far is %s", kv.ErrUnavailable, age.Round(time.Second), far)
+			return fmt.Errorf("%w: nothing was heard of the centre for %s", kv.ErrUnavailable, age.Round(time.Second))
 		}
 		return nil
 	}
@@ -138,6 +139,22 @@ func (s *service) forward() (http.Handler, error) {
 			w.WriteHeader(http.StatusBadGateway) // the API makes its own answer of it
 		},
 	}, nil
+}
+
+// readiness is an API whose /readyz says why it is not ready: of an edge that is
+// nothing that has to be kept in the log alone.
+type readiness struct {
+	inner http.Handler
+	ready func() error
+}
+
+// ServeHTTP implements http.Handler.
+func (h readiness) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/readyz" && r.Method == http.MethodGet {
+		answerHealth(w, h.ready())
+		return
+	}
+	h.inner.ServeHTTP(w, r)
 }
 
 // health serves /healthz and /readyz to everyone, and /metrics to this machine.

@@ -73,19 +73,22 @@ func TestOrder(t *testing.T) {
 	l := newLone(t)
 	e := l.edges[0]
 	l.startEdge(t)
-	eventually(t, "the edge answers, and is not ready", func() error { return statusOf(e, "", "GET", "/readyz", http.StatusServiceUnavailable) })
+	saysWhy := func(e *edge) func() error {
+		return func() error {
+			a, err := e.ask("", "GET", "/readyz", nil)
+			if err == nil && (a.status != http.StatusServiceUnavailable || !strings.Contains(string(a.body), "nothing was heard of the centre")) {
+				err = errors.New(a.String())
+			}
+			return err
+		}
+	}
+	eventually(t, "the edge says why it is not ready", saysWhy(e))
 	if err := statusOf(e, strings.Repeat("0", 40), "GET", "/client/v4/accounts/"+strings.Repeat("0", 32)+"/storage/kv/namespaces/"+strings.Repeat("0", 32)+"/values/k", http.StatusServiceUnavailable); err != nil {
 		t.Error(err)
 	}
 	l.startRegional(t)
 	health := &edge{fleet: l.fleet, name: "regional tier", url: "http://" + l.health}
-	eventually(t, "the regional tier says why it is not ready", func() error {
-		a, err := health.ask("", "GET", "/readyz", nil)
-		if err == nil && (a.status != http.StatusServiceUnavailable || !strings.Contains(string(a.body), "nothing was heard of the centre")) {
-			err = errors.New(a.String())
-		}
-		return err
-	})
+	eventually(t, "the regional tier says why it is not ready", saysWhy(health))
 	l.startCentral(t)
 	eventually(t, "the edge is ready by itself", e.ready)
 	eventually(t, "the regional tier is ready by itself", health.ready)
