@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -224,53 +225,74 @@ func (b *bench) printRatio(name string, ours, nginx []round) {
 // latencies measures each server at half of the rate that it reached, at fixed
 // moments of sending.
 func (b *bench) latencies(ctx context.Context, p *pair, name string, conns int, ours, nginx []round) error {
-	p99, late, err := b.latency(ctx, p.ours.server, "nearkey "+name, conns, median(ours, round.rate)/2, p.request)
+	o, err := b.latency(ctx, p.ours.server, conns, median(ours, round.rate)/2, p.request)
 	if err != nil {
 		return err
 	}
-	b.atMost(name+": p99 at half of the capacity", p99, targetP99, "ms",
-		fmt.Sprintf("one in a hundred was sent at least %s late: so much of it is the generator's, which did not have its core", late.Round(time.Microsecond)))
+	b.printLatency("nearkey "+name, o)
+	b.atMost(name+": p99 at half of the capacity", milliseconds(medianPercentile(o.rounds, 99)), targetP99, "ms",
+		fmt.Sprintf("others had the cores: in %s the server waited %s for its own, the generator %s", o.measured, o.serverWaited, o.clientWaited))
 	if p.nginx == nil {
 		return nil
 	}
-	_, _, err = b.latency(ctx, p.nginx, "nginx   "+name, conns, median(nginx, round.rate)/2, p.request)
-	return err
+	n, err := b.latency(ctx, p.nginx, conns, median(nginx, round.rate)/2, p.request)
+	if err != nil {
+		return err
+	}
+	b.printLatency("nginx   "+name, n)
+	return nil
 }
 
-// latency runs the rounds of one server at a rate, and returns the median of the
-// p99 of the rounds, in milliseconds, and the p99 of how late requests were sent.
-func (b *bench) latency(ctx context.Context, s *server, name string, conns int, rate float64, request func(int) (wire, want []byte)) (float64, time.Duration, error) {
-	var rounds []round
-	var late []time.Duration
+// steady is what rounds at a fixed rate showed.
+type steady struct {
+	rate                                 float64
+	rounds                               []round
+	late                                 []time.Duration // how late requests were sent, in order of length
+	measured, serverWaited, clientWaited time.Duration   // waited: ready to run, while others had the core
+}
+
+// latency runs the rounds of one server at a rate.
+func (b *bench) latency(ctx context.Context, s *server, conns int, rate float64, request func(int) (wire, want []byte)) (steady, error) {
+	result := steady{rate: rate}
+	self := []int{os.Getpid()}
 	for range b.rounds {
 		g, err := newGenerator(s, conns, 1, request)
 		if err != nil {
-			return 0, 0, err
+			return steady{}, err
 		}
 		if _, _, err = g.open(ctx, rate, warmUp); err == nil {
 			var r round
+			server, client := waitOf(s.pids), waitOf(self)
 			r, err = metered(s, func() (int, []time.Duration, error) {
-				latencies, lateness, err := g.open(ctx, rate, b.slice)
-				late = append(late, lateness...)
+				latencies, late, err := g.open(ctx, rate, b.slice)
+				result.late = append(result.late, late...)
 				return len(latencies), latencies, err
 			})
-			rounds = append(rounds, r)
+			result.rounds = append(result.rounds, r)
+			result.measured += r.elapsed.Round(time.Millisecond)
+			result.serverWaited += (waitOf(s.pids) - server).Round(time.Millisecond)
+			result.clientWaited += (waitOf(self) - client).Round(time.Millisecond)
 		}
 		g.close()
 		if err != nil {
-			return 0, 0, err
+			return steady{}, err
 		}
 	}
-	slices.Sort(late)
-	b.printf("  %-24s at %.0f/s: p50 %s  p99 %s  p99.9 %s  max %s; CPU µs/op %.2f; sent late: p99 %s\n", name, rate,
-		medianPercentile(rounds, 50), medianPercentile(rounds, 99), medianPercentile(rounds, 99.9), medianPercentile(rounds, 100),
-		median(rounds, round.cost), percentile(late, 99).Round(time.Microsecond))
+	slices.Sort(result.late)
+	return result, nil
+}
+
+func (b *bench) printLatency(name string, s steady) {
+	b.printf("  %-24s at %.0f/s: p50 %s  p99 %s  p99.9 %s  max %s; CPU µs/op %.2f\n", name, s.rate,
+		medianPercentile(s.rounds, 50), medianPercentile(s.rounds, 99), medianPercentile(s.rounds, 99.9), medianPercentile(s.rounds, 100),
+		median(s.rounds, round.cost))
 	b.printf("  %-24s", "")
-	for _, r := range rounds {
+	for _, r := range s.rounds {
 		b.printf(" %s", r.percentile(99).Round(time.Microsecond))
 	}
 	b.printf("  (each round: p99 from the intended moment of sending)\n")
-	return float64(medianPercentile(rounds, 99)) / float64(time.Millisecond), percentile(late, 99), nil
+	b.printf("  %-24s sent late: p99 %s; waited for a core that others had, in %s: server %s, generator %s\n", "",
+		percentile(s.late, 99).Round(time.Microsecond), s.measured, s.serverWaited, s.clientWaited)
 }
 
 // rates measures how often one key can be got in a second.

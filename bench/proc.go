@@ -32,6 +32,26 @@ func cpuOf(pids []int) (time.Duration, error) {
 	return sum, nil
 }
 
+// waitOf is how long the threads of processes were ready to run while something
+// else had the core; zero where the system does not count it.
+func waitOf(pids []int) time.Duration {
+	var sum time.Duration
+	for _, pid := range pids {
+		names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/schedstat", pid)) // the pattern is right
+		for _, name := range names {
+			text, err := os.ReadFile(name)
+			if err != nil {
+				continue // the thread ended meanwhile, or the system does not count
+			}
+			if fields := strings.Fields(string(text)); len(fields) == 3 {
+				waited, _ := strconv.ParseInt(fields[1], 10, 64) // the system's own
+				sum += time.Duration(waited)
+			}
+		}
+	}
+	return sum
+}
+
 // parseStat reads the CPU time and the parent from /proc/PID/stat. The second
 // field is the command in parentheses, which may hold spaces and parentheses.
 func parseStat(text []byte) (used time.Duration, parent int, err error) {
