@@ -27,7 +27,7 @@ var version = ""
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	m := Main{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ()}
+	m := Main{Name: os.Args[0], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Environ: os.Environ()}
 	code := m.Run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
@@ -35,10 +35,22 @@ func main() {
 
 // Main is the program with all that it touches, so that a test can run it.
 type Main struct {
+	Name    string // as it was called; empty: nearkey
 	Stdin   io.Reader
 	Stdout  io.Writer
 	Stderr  io.Writer
 	Environ []string // NAME=value
+}
+
+// called is the program as a word of a shell that starts it again.
+func (m *Main) called() string {
+	switch {
+	case m.Name == "":
+		return "nearkey"
+	case strings.ContainsAny(m.Name, " '\"\\$`"):
+		return quoted(m.Name)
+	}
+	return m.Name
 }
 
 // Run runs one command and returns its exit code.

@@ -139,10 +139,10 @@ func (m *Main) greet(config Config, s *service) {
 
 Point wrangler and other clients at it:
 
-  eval "$(nearkey env%s)"
+  eval "$(%s env%s)"
   wrangler kv namespace list
 
-`, buildVersion(), scheme, address, config.Data, s.account, data)
+`, buildVersion(), scheme, address, config.Data, s.account, m.called(), data)
 	}
 	s.logger.Info("listening", "role", config.Fleet.Role, "address", address.String(), "tls", config.TLS.Cert != "", "version", buildVersion())
 	if host, ok := address.(*net.TCPAddr); ok && !host.IP.IsLoopback() && config.TLS.Cert == "" {
