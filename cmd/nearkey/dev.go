@@ -22,7 +22,7 @@ const (
 )
 
 // devMemory is the memory_bytes of each process of a fleet on one machine.
-const devMemory Size = 256 << 20
+const devMemory Size = 512 << 20
 
 // fleetDir is where the fleet keeps its secret, logs and process ids, under the
 // data directory.
@@ -53,7 +53,7 @@ fleet/, are the log and the process id of each process, and the secret that they
 share. A process that dies is started again: kill some and see.
 
 The variables NEARKEY_PROFILE, NEARKEY_LIMITS_... and NEARKEY_LOG_... hold for all
-processes, NEARKEY_API_TOKEN and NEARKEY_API_KEY for the centre.`,
+processes, NEARKEY_EMAIL, NEARKEY_API_TOKEN and NEARKEY_API_KEY for the centre.`,
 		Example: `  nearkey dev
   nearkey dev --edges 5 --regions 1 --listen 127.0.0.1:9000
   kill -9 "$(cat nearkey-data/fleet/central.pid)"   # in another terminal`,
@@ -153,7 +153,7 @@ func (m *Main) childEnviron() []string {
 		name, _, _ := strings.Cut(v, "=")
 		switch {
 		case !strings.HasPrefix(name, "NEARKEY_"), strings.HasPrefix(name, "NEARKEY_LIMITS_"), strings.HasPrefix(name, "NEARKEY_LOG_"),
-			name == "NEARKEY_PROFILE", name == "NEARKEY_API_TOKEN", name == "NEARKEY_API_KEY":
+			name == "NEARKEY_PROFILE", name == "NEARKEY_EMAIL", name == "NEARKEY_API_TOKEN", name == "NEARKEY_API_KEY":
 			environ = append(environ, v)
 		}
 	}

@@ -28,7 +28,7 @@ const (
 // is room for its collector.
 var shares = map[string]struct{ near, cache, memTables, door, wire int64 }{
 	roleSingle:   {near: 3, cache: 2, memTables: 2, door: 4},
-	roleCentral:  {near: 2, cache: 2, memTables: 2, door: 3, wire: 3},
+	roleCentral:  {near: 2, cache: 1, memTables: 2, door: 4, wire: 3},
 	roleRegional: {near: 6, wire: 4},
 	roleEdge:     {near: 6, door: 4},
 }
