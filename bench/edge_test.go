@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -24,12 +25,15 @@ func TestGenerator(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer g.close()
-	ops, latencies, err := g.closed(t.Context(), 50*time.Millisecond)
-	if err != nil || ops == 0 || len(latencies) == 0 || len(latencies) > ops/4 {
-		t.Fatalf("closed: %d answers, %d latencies, %v", ops, len(latencies), err)
-	}
-	if err := g.settle(t.Context()); err != nil {
-		t.Fatal(err)
+	for answered := 0; answered == 0; { // a busy machine may give it no time
+		ops, latencies, err := g.closed(t.Context(), 50*time.Millisecond)
+		if err != nil || len(latencies) > ops/4 {
+			t.Fatalf("closed: %d answers, %d latencies, %v", ops, len(latencies), err)
+		}
+		answered = len(latencies)
+		if err := g.settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 	latencies, late, err := g.open(t.Context(), 200, 100*time.Millisecond)
 	if err != nil || len(latencies) != 20 || len(late) != 20 {
@@ -40,7 +44,7 @@ func TestGenerator(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer wrong.close()
-	if _, _, err := wrong.closed(t.Context(), time.Second); err == nil || !strings.Contains(err.Error(), "not the value") {
+	if _, _, err := wrong.closed(t.Context(), time.Minute); err == nil || !strings.Contains(err.Error(), "not the value") {
 		t.Errorf("a wrong value is taken: %v", err)
 	}
 }
@@ -168,5 +172,14 @@ func TestDistant(t *testing.T) {
 func TestAvailableMemory(t *testing.T) {
 	if free, err := availableMemory(); err != nil || free < 1<<20 {
 		t.Errorf("%d, %v", free, err)
+	}
+}
+
+func TestSystemShare(t *testing.T) {
+	if share, err := systemShare(os.Getpid()); err != nil || share < 0 || share > 1 {
+		t.Errorf("%v, %v", share, err)
+	}
+	if waitOf([]int{os.Getpid(), 1 << 30}) < 0 {
+		t.Error("waited for less than nothing")
 	}
 }

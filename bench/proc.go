@@ -32,6 +32,22 @@ func cpuOf(pids []int) (time.Duration, error) {
 	return sum, nil
 }
 
+// systemShare is the part of a process's CPU time since its start that it spent in
+// the system's calls.
+func systemShare(pid int) (float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	all, _, err := parseStat(text)
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+	system, err := strconv.ParseInt(fields[12], 10, 64)
+	return float64(system) * float64(tick) / float64(max(all, tick)), err
+}
+
 // waitOf is how long the threads of processes were ready to run while something
 // else had the core; zero where the system does not count it.
 func waitOf(pids []int) time.Duration {
