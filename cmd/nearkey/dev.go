@@ -124,7 +124,7 @@ func (m *Main) dev(ctx context.Context, d dev) error {
 	if err != nil {
 		return err
 	}
-	f := &fleet{dev: d, children: children, screen: newScreen(m.Stdout, d.table)}
+	f := &fleet{dev: d, called: m.called(), children: children, screen: newScreen(m.Stdout, d.table)}
 	for _, c := range children {
 		c.binary, c.environ, c.dir, c.say = binary, m.childEnviron(), dir, f.screen.say
 	}

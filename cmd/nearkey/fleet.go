@@ -33,6 +33,7 @@ const (
 // fleet is the processes of 'nearkey dev'.
 type fleet struct {
 	dev      dev
+	called   string   // the program, as a word of a shell
 	children []*child // the centre first, the edges last
 	screen   *screen
 }
@@ -194,11 +195,11 @@ func (f *fleet) greet() {
 %s
 Point wrangler and other clients at the first edge, %s:
 
-  eval "$(nearkey env%s)"
+  eval "$(%s env%s)"
   wrangler kv namespace list
 
 Logs and process ids are in %s. Ctrl-C stops all.
-`, lines.String(), first, data, filepath.Join(f.dev.data, fleetDir))
+`, lines.String(), first, f.called, data, filepath.Join(f.dev.data, fleetDir))
 }
 
 // watch shows the figures of the children until ctx ends.
