@@ -237,7 +237,7 @@ func (b *bench) latencies(ctx context.Context, p *pair, name string, conns int, 
 	}
 	b.printLatency("nearkey "+name, o)
 	b.atMost(name+": p99 at half of the capacity", milliseconds(medianPercentile(o.rounds, 99)), targetP99, "ms",
-		fmt.Sprintf("others had the cores: in %s the server waited %s for its own, the generator %s", o.measured, o.serverWaited, o.clientWaited))
+		fmt.Sprintf("in %s threads of the server were ready without a core for %s, those of the generator for %s: other processes had it, or other threads of the same", o.measured, o.serverWaited, o.clientWaited))
 	if p.nginx == nil {
 		return nil
 	}
@@ -254,7 +254,7 @@ type steady struct {
 	rate                                 float64
 	rounds                               []round
 	late                                 []time.Duration // how late requests were sent, in order of length
-	measured, serverWaited, clientWaited time.Duration   // waited: ready to run, while others had the core
+	measured, serverWaited, clientWaited time.Duration   // waited: ready to run without a core, all threads together
 }
 
 // latency runs the rounds of one server at a rate.
@@ -297,7 +297,7 @@ func (b *bench) printLatency(name string, s steady) {
 		b.printf(" %s", r.percentile(99).Round(time.Microsecond))
 	}
 	b.printf("  (each round: p99 from the intended moment of sending)\n")
-	b.printf("  %-24s sent late: p99 %s; waited for a core that others had, in %s: server %s, generator %s\n", "",
+	b.printf("  %-24s sent late: p99 %s; ready without a core, in %s: server %s, generator %s\n", "",
 		percentile(s.late, 99).Round(time.Microsecond), s.measured, s.serverWaited, s.clientWaited)
 }
 

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,7 +119,7 @@ func fillNear(ctx context.Context, tier *edge.Tier, copies int) error {
 func (b *bench) pauses(ctx context.Context, tier *edge.Tier, copies int) error {
 	var stats debug.GCStats
 	debug.ReadGCStats(&stats)
-	first := stats.NumGC
+	first, stopped := stats.NumGC, stops()
 	stop, collected := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(collected)
@@ -136,14 +138,36 @@ func (b *bench) pauses(ctx context.Context, tier *edge.Tier, copies int) error {
 	cycles := int(stats.NumGC - first)
 	pauses := slices.Clone(stats.Pause[:min(cycles, len(stats.Pause))])
 	slices.Sort(pauses)
-	longest := pauses[len(pauses)-1]
-	b.printf("  %d collections in %s: the world stood still for %s in the longest, %s in the median\n", cycles,
-		time.Since(began).Round(time.Millisecond), longest, pauses[len(pauses)/2])
+	longest, stopping := pauses[len(pauses)-1], longestStop(stopped, stops())
+	b.printf("  %d collections in %s: the world stood still for %s in the longest, %s in the median; to stop the threads took up to %s\n", cycles,
+		time.Since(began).Round(time.Millisecond), longest, pauses[len(pauses)/2], stopping)
 	b.printf("  near reads meanwhile: %d, p50 %s, p99.9 %s, longest %s (what else had the core included)\n", len(reads),
 		percentile(reads, 50), percentile(reads, 99.9), longestRead)
 	b.atMost("near: longest pause of the collector", float64(longest)/float64(time.Millisecond), targetPause, "ms",
-		"the collector waits until every thread has stopped, also one that the machine does not run")
+		fmt.Sprintf("to stop the threads alone took up to %s: one that is to stop must first have a core", stopping))
 	return nil
+}
+
+// stops is how often it took how long until all threads had stopped for the
+// collector.
+func stops() *metrics.Float64Histogram {
+	sample := []metrics.Sample{{Name: "/sched/pauses/stopping/gc:seconds"}}
+	metrics.Read(sample)
+	return sample[0].Value.Float64Histogram()
+}
+
+// longestStop is the upper bound of the longest stop between two looks.
+func longestStop(before, after *metrics.Float64Histogram) time.Duration {
+	for i := len(after.Counts) - 1; i >= 0; i-- {
+		if after.Counts[i] > before.Counts[i] {
+			seconds := after.Buckets[i+1]
+			if math.IsInf(seconds, 1) {
+				seconds = after.Buckets[i]
+			}
+			return time.Duration(seconds * float64(time.Second)).Round(time.Microsecond)
+		}
+	}
+	return 0
 }
 
 // readNear reads random keys, and takes every hundredth through a change, until it

@@ -48,8 +48,9 @@ func systemShare(pid int) (float64, error) {
 	return float64(system) * float64(tick) / float64(max(all, tick)), err
 }
 
-// waitOf is how long the threads of processes were ready to run while something
-// else had the core; zero where the system does not count it.
+// waitOf is how long the threads of processes, all together, were ready to run
+// while something else had the core: another process, or another of them. It is
+// zero where the system does not count it.
 func waitOf(pids []int) time.Duration {
 	var sum time.Duration
 	for _, pid := range pids {

@@ -57,9 +57,9 @@ func (b *bench) tellOne(ctx context.Context, name string, changes, regions int, 
 	known := func(p *place) []instant { return p.known }
 	visible := func(p *place) []instant { return p.visible }
 	busy := (after - before).Seconds() / took.Seconds()
-	b.printf("  %-24s %.0f changes/s, %.2f cores busy in this process, whose threads waited %s for one in %s\n", name,
+	b.printf("  %-24s %.0f changes/s, %.2f cores busy in this process, whose threads were ready without one for %s in %s\n", name,
 		float64(changes)/took.Seconds(), busy, waited.Round(time.Millisecond), took.Round(time.Millisecond))
-	why := fmt.Sprintf("all share this machine's cores, %.2f of them busy with it; in %s its threads waited %s for one that others had",
+	why := fmt.Sprintf("all share this machine's cores, %.2f of them busy with it; in %s its threads were ready without one for %s",
 		busy, took.Round(time.Millisecond), waited.Round(time.Millisecond))
 	far := oneWay(tellTiers-1) > 0
 	if !far {
