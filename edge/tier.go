@@ -106,6 +106,7 @@ type Tier struct {
 	lease   atomic.Int64 // until this moment near may be used, if Shared
 
 	under   [underShards]underWay
+	hung    atomic.Bool  // the last far read that ended did so at its timeout
 	farHeld atomic.Int64 // bytes of large values that far reads under way hold
 	refresh chan refresh
 }
@@ -305,10 +306,15 @@ func (t *Tier) fetch(ctx context.Context, ref kv.Ref, maxAge time.Duration, c *c
 	asked := t.moment()
 	for range maxRounds {
 		f := t.join(ctx, ref, maxAge)
-		select {
-		case <-f.done:
-		case <-ctx.Done():
-			return kv.Answer{}, fmt.Errorf("get: %w", ctx.Err())
+		if err := t.await(ctx, f); err != nil {
+			if a, staleErr := t.stale(ctx, ref, err); staleErr == nil {
+				return a, nil
+			}
+			select { // there is nothing to serve: the answer is worth the wait
+			case <-f.done:
+			case <-ctx.Done():
+				return kv.Answer{}, fmt.Errorf("get: %w", ctx.Err())
+			}
 		}
 		if f.err != nil {
 			return t.stale(ctx, ref, f.err)
@@ -324,6 +330,36 @@ func (t *Tier) fetch(ctx context.Context, ref kv.Ref, maxAge time.Duration, c *c
 		}
 	}
 	return kv.Answer{}, fmt.Errorf("get: %w: writes overtook %d reads", kv.ErrUnavailable, maxRounds)
+}
+
+// hungWait is how long a reader who could be served a stale copy waits for a far
+// store whose last read ended in a timeout. The far reads themselves go on, one for
+// each key that is asked for; the first that is answered ends this state.
+const hungWait = 100 * time.Millisecond
+
+var errHung = fmt.Errorf("%w: the far store does not answer", kv.ErrUnavailable)
+
+// await waits for a far read, but for one of a far store that hangs not long: then
+// it returns errHung.
+func (t *Tier) await(ctx context.Context, f *flight) error {
+	if !t.hung.Load() {
+		select {
+		case <-f.done:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("get: %w", ctx.Err())
+		}
+	}
+	timer := time.NewTimer(hungWait)
+	defer timer.Stop()
+	select {
+	case <-f.done:
+		return nil
+	case <-timer.C:
+		return errHung
+	case <-ctx.Done():
+		return fmt.Errorf("get: %w", ctx.Err())
+	}
 }
 
 // deliver gives a reader what a far read brought.

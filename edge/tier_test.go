@@ -254,6 +254,43 @@ func TestHungFarCostsTheTimeout(t *testing.T) {
 	})
 }
 
+func TestAHungFarCostsOneTimeoutNotOneForEachReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		far := &counted{Store: memory.New()}
+		tier := New(far, Options{FarTimeout: 5 * time.Second})
+		mustPut(t, far.Store, record(1, "one"))
+		expectGet(t, tier, far, time.Minute, "one", kv.Miss, 1)
+		time.Sleep(2 * time.Minute)
+		far.gate = make(chan struct{})
+		took := func() time.Duration {
+			t.Helper()
+			start := time.Now()
+			a, err := tier.GetAnswer(context.Background(), ref, time.Minute)
+			if err != nil || a.Cache != kv.Stale {
+				t.Errorf("%s, %v", a.Cache, err)
+			}
+			return time.Since(start)
+		}
+		if d := took(); d != 5*time.Second {
+			t.Errorf("the first reader waited %s", d)
+		}
+		for range 10 {
+			if d := took(); d > hungWait {
+				t.Errorf("a later reader waited %s", d)
+			}
+		}
+		if _, err := tier.Get(context.Background(), kv.Ref{Key: "without a copy"}, time.Minute); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a reader who cannot be served a copy: %v", err)
+		}
+		close(far.gate)
+		synctest.Wait()
+		time.Sleep(2 * time.Minute)
+		if a, err := tier.GetAnswer(context.Background(), ref, time.Minute); err != nil || a.Cache != kv.Expired {
+			t.Errorf("after far is back: %s, %v", a.Cache, err)
+		}
+	})
+}
+
 func TestStaleWhenFarFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		far := &counted{Store: memory.New()}

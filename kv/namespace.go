@@ -54,10 +54,21 @@ func (n Namespace) GetAnswer(ctx context.Context, key string, maxAge time.Durati
 	if err != nil {
 		return Answer{}, err
 	}
-	if !a.Visible(n.rules.now()) {
+	now := n.rules.now()
+	n.seen(a.Version, now)
+	if !a.Visible(now) {
 		a.Record = Record{}
 	}
 	return a, nil
+}
+
+// seen makes what is written through this process from now on newer than a record
+// that it has shown, whatever the clock of the node that stamped it. One from the
+// far future is not believed.
+func (n Namespace) seen(v Version, now time.Time) {
+	if v != (Version{}) && CheckFuture(v, now) == nil {
+		n.rules.Stamp.Observe(v)
+	}
 }
 
 // GetMany returns the records of keys, in their order, absent where there is
@@ -83,6 +94,7 @@ func (n Namespace) GetMany(ctx context.Context, keys []string, maxAge time.Durat
 	}
 	now, total := n.rules.now(), 0
 	for i := range recs {
+		n.seen(recs[i].Version, now)
 		if !recs[i].Visible(now) {
 			recs[i] = Record{}
 		}

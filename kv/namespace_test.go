@@ -353,3 +353,37 @@ func TestAClockThatFellBehindRefusesWrites(t *testing.T) {
 		}
 	}
 }
+
+func TestAWriteAfterAReadIsNewerThanWhatWasRead(t *testing.T) {
+	for name, read := range map[string]func(w *world) error{
+		"get":      func(w *world) error { _, err := w.Get(context.Background(), "k", 0); return err },
+		"get many": func(w *world) error { _, err := w.GetMany(context.Background(), []string{"k"}, 0); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(memory.New())
+			ctx, ref := context.Background(), kv.Ref{Namespace: kv.NamespaceID{1}, Key: "k"}
+			ahead := kv.Record{Version: kv.NewVersion(w.now.Add(kv.MaxFuture/2).UnixNano(), 2, 1), Value: []byte("by a fast clock")}
+			if err := errors.Join(w.store.Put(ctx, ref, ahead), read(w), w.Put(ctx, "k", []byte("later"), kv.PutOptions{})); err != nil {
+				t.Fatal(err)
+			}
+			if rec, err := w.Get(ctx, "k", 0); err != nil || string(rec.Value) != "later" {
+				t.Errorf("%q, %v", rec.Value, err)
+			}
+		})
+	}
+}
+
+func TestARecordFromTheFarFutureDoesNotStopTheClock(t *testing.T) {
+	w := newWorld(memory.New())
+	ctx := context.Background()
+	poisoned := kv.Record{Version: kv.NewVersion(w.now.Add(time.Hour).UnixNano(), 2, 1)}
+	if err := w.store.Put(ctx, kv.Ref{Namespace: kv.NamespaceID{1}, Key: "k"}, poisoned); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Get(ctx, "k", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Put(ctx, "other", nil, kv.PutOptions{}); err != nil {
+		t.Errorf("put after a read of a poisoned record: %v", err)
+	}
+}
