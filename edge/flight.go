@@ -82,7 +82,10 @@ func (t *Tier) land(f *flight, a kv.Answer, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.rec, f.cache, f.err = a.Record, a.Cache, err
-	t.hung.Store(errors.Is(err, context.DeadlineExceeded))
+	t.hung.Store(never)
+	if errors.Is(err, context.DeadlineExceeded) {
+		t.hung.Store(t.moment() + hungTimeouts*int64(t.opts.FarTimeout))
+	}
 	f.asOf = f.started.now - int64(a.Age)
 	if a.Cache != kv.Stale {
 		// Far met maxAge when it was asked, which was after the start; the rest of

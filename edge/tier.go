@@ -106,7 +106,7 @@ type Tier struct {
 	lease   atomic.Int64 // until this moment near may be used, if Shared
 
 	under   [underShards]underWay
-	hung    atomic.Bool  // the last far read that ended did so at its timeout
+	hung    atomic.Int64 // until this moment far is taken to hang
 	farHeld atomic.Int64 // bytes of large values that far reads under way hold
 	refresh chan refresh
 }
@@ -170,6 +170,7 @@ func New(far kv.Store, opts Options) *Tier {
 	t.since.Store(forever)
 	t.current.Store(never)
 	t.lease.Store(never)
+	t.hung.Store(never)
 	t.near = otter.Must(&otter.Options[kv.Ref, *copied]{
 		MaximumWeight: uint64(opts.NearBytes), Weigher: weigh, OnAtomicDeletion: t.forgotten})
 	for i := range t.under {
@@ -332,17 +333,20 @@ func (t *Tier) fetch(ctx context.Context, ref kv.Ref, maxAge time.Duration, c *c
 	return kv.Answer{}, fmt.Errorf("get: %w: writes overtook %d reads", kv.ErrUnavailable, maxRounds)
 }
 
-// hungWait is how long a reader who could be served a stale copy waits for a far
-// store whose last read ended in a timeout. The far reads themselves go on, one for
-// each key that is asked for; the first that is answered ends this state.
-const hungWait = 100 * time.Millisecond
+// A far store of which a read has ended in a timeout is taken to hang for
+// hungTimeouts times as long, unless a read is answered before: those under way
+// renew it. A reader who could be served a stale copy waits only hungWait for it.
+const (
+	hungWait     = 100 * time.Millisecond
+	hungTimeouts = 2
+)
 
 var errHung = fmt.Errorf("%w: the far store does not answer", kv.ErrUnavailable)
 
 // await waits for a far read, but for one of a far store that hangs not long: then
 // it returns errHung.
 func (t *Tier) await(ctx context.Context, f *flight) error {
-	if !t.hung.Load() {
+	if t.moment() >= t.hung.Load() {
 		select {
 		case <-f.done:
 			return nil
