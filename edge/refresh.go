@@ -2,7 +2,6 @@ package edge
 
 import (
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -30,7 +29,7 @@ func (t *Tier) refreshDue(c *copied, age, maxAge time.Duration) bool {
 	if age < time.Duration(refreshShare*float64(maxAge)) || age == 0 || c.asked.Load() {
 		return false
 	}
-	jitter := rand.Float64() * refreshJitter
+	jitter := t.opts.Random() * refreshJitter
 	return age >= time.Duration((refreshShare+jitter)*float64(maxAge))
 }
 

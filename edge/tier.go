@@ -25,6 +25,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -57,7 +58,8 @@ type Options struct {
 	// clients. Copies are then served only while a lease is held (Lease).
 	Shared bool
 
-	Now func() time.Time // nil: time.Now
+	Now    func() time.Time // nil: time.Now
+	Random func() float64   // 0 to 1, which itself it is not; nil: math/rand
 
 	forgetful bool // puts do not go near: the control of the read-your-write test
 }
@@ -83,6 +85,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Float64
 	}
 	return o
 }

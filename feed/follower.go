@@ -32,6 +32,7 @@ type Follower struct {
 	stream Stream
 	sink   Sink
 	logger *slog.Logger
+	random func() float64 // 0 to 1, which itself it is not
 
 	mu     sync.Mutex // guards status
 	status Status
@@ -56,8 +57,13 @@ func NewFollower(stream Stream, sink Sink, logger *slog.Logger) *Follower {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Follower{stream: stream, sink: sink, logger: logger}
+	return &Follower{stream: stream, sink: sink, logger: logger, random: rand.Float64}
 }
+
+// UseRandom sets where the follower's random numbers (0 to 1, which itself they
+// are not) come from, for a simulation that is to be repeated. It is called before
+// Run.
+func (f *Follower) UseRandom(random func() float64) { f.random = random }
 
 // Status returns what the follower has come to. It may be called at any time.
 func (f *Follower) Status() Status {
@@ -103,7 +109,7 @@ func (f *Follower) Run(ctx context.Context) error {
 			f.logger.Warn("the feed is broken; copies age until it is back", "error", err)
 			broken = true
 		}
-		sleep(ctx, backoff(silentSessions))
+		sleep(ctx, f.backoff(silentSessions))
 		silentSessions++
 	}
 	return nil
@@ -124,8 +130,8 @@ func (f *Follower) count(err error) {
 }
 
 // backoff is the pause after so many sessions in a row that told nothing.
-func backoff(silentSessions int) time.Duration {
-	return rand.N(min(backoffMost, backoffLeast<<min(silentSessions, 16)))
+func (f *Follower) backoff(silentSessions int) time.Duration {
+	return time.Duration(f.random() * float64(min(backoffMost, backoffLeast<<min(silentSessions, 16))))
 }
 
 // session is one time of following a stream without a break.

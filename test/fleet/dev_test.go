@@ -84,9 +84,32 @@ func (f *devFleet) pid(t *testing.T, name string) int {
 // signalTo sends a signal to a process of the fleet.
 func (f *devFleet) signalTo(t *testing.T, name string, s syscall.Signal) {
 	t.Helper()
-	if err := syscall.Kill(f.pid(t, name), s); err != nil {
+	pid := f.pid(t, name)
+	if err := syscall.Kill(pid, s); err != nil {
 		t.Fatalf("send %s to %s: %v", s, name, err)
 	}
+	if s == syscall.SIGSTOP { // each thread stops when it is next looked at
+		eventually(t, name+" has stopped", func() error { return allStopped(pid) })
+	}
+}
+
+// allStopped returns an error while a thread of a process still runs.
+func allStopped(pid int) error {
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(threads) == 0 {
+		return fmt.Errorf("threads of process %d: %d, %w", pid, len(threads), err)
+	}
+	for _, path := range threads {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if !strings.HasPrefix(rest, "T") {
+			return fmt.Errorf("%s: %.1s", path, rest)
+		}
+	}
+	return nil
 }
 
 // pids are the process ids of all processes of the fleet.

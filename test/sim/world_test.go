@@ -80,6 +80,12 @@ func (l *link) jittered(d time.Duration) time.Duration {
 	return d + time.Duration(l.rng.Int64N(int64(d)/10+1000))
 }
 
+func (l *link) random() float64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rng.Float64()
+}
+
 func (l *link) chance(oneIn int) bool { return l.intN(oneIn) == 0 }
 
 func (l *link) intN(n int) int {
@@ -232,7 +238,7 @@ type process struct {
 
 func (p *process) start(ctx context.Context) {
 	ctx, p.stop = context.WithCancel(ctx)
-	tier := edge.New(p.parent, edge.Options{NearBytes: p.w.nearBytes(), FarTimeout: 2 * time.Second, MaxStale: 10 * time.Minute, MaxSkew: max(1, 2*p.w.Skew)})
+	tier := edge.New(p.parent, edge.Options{NearBytes: p.w.nearBytes(), FarTimeout: 2 * time.Second, MaxStale: 10 * time.Minute, MaxSkew: max(1, 2*p.w.Skew), Random: p.parent.random})
 	hub := feed.NewHub(feed.HubOptions{})
 	var sink feed.Sink = &watched{Tier: tier, w: p.w, last: !p.relay}
 	if p.relay {
@@ -241,6 +247,7 @@ func (p *process) start(ctx context.Context) {
 	p.tier.Store(tier)
 	p.life.Store(&life{ctx, tier, hub})
 	follower := feed.NewFollower(stream{p.parent}, sink, nil)
+	follower.UseRandom(p.parent.random)
 	p.done.Go(func() { _ = follower.Run(ctx) }) // nil, at the end of ctx
 	p.done.Go(func() { _ = tier.Run(ctx) })
 }
