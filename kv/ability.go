@@ -91,6 +91,29 @@ func Drop(ctx context.Context, s Store, ns NamespaceID) error {
 	return fmt.Errorf("drop namespace %s: %w", ns, ErrUnsupported)
 }
 
+// MaxNamespaces is the greatest number of namespaces that one call of Namespaces
+// returns.
+const MaxNamespaces = 1_000
+
+type namespacer interface {
+	Namespaces(ctx context.Context, after NamespaceID, limit int) ([]NamespaceID, error)
+}
+
+// Namespaces returns the namespaces that hold records, tombstones included, in
+// byte order: those greater than after, at most limit (1 to MaxNamespaces, others
+// are clamped). The zero NamespaceID asks for the first ones and holds none. Fewer
+// than limit are not the end; none is.
+// A store without the ability returns an error that wraps ErrUnsupported.
+func Namespaces(ctx context.Context, s Store, after NamespaceID, limit int) ([]NamespaceID, error) {
+	if limit < 1 || limit > MaxNamespaces {
+		limit = MaxNamespaces
+	}
+	if n, ok := s.(namespacer); ok {
+		return n.Namespaces(ctx, after, limit)
+	}
+	return nil, fmt.Errorf("list the namespaces: %w", ErrUnsupported)
+}
+
 // Cursor is a place in a store's change log; the zero Cursor is none. Epoch names the log: a log that was lost begins another epoch, and a cursor of
 // one epoch means nothing in another.
 type Cursor struct {

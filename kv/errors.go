@@ -19,6 +19,9 @@ var (
 	ErrFuture = errors.New("version from the future")
 	// ErrUnknown: the outcome of a write is not known; repeat it unchanged.
 	ErrUnknown = errors.New("outcome unknown")
+	// ErrDamaged: the record is there, but its value is missing or damaged here;
+	// another copy may have it. Putting the record again repairs it.
+	ErrDamaged = errors.New("the value is missing or damaged")
 	// ErrUnsupported: the store lacks the ability.
 	ErrUnsupported = errors.New("not supported by this store")
 	// ErrCursorGone: the changes after the cursor are no longer kept.

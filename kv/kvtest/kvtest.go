@@ -98,6 +98,7 @@ func Laws() []Law {
 		{"many at once", many},
 		{"forget only that tombstone", forget},
 		{"drop only that namespace", drop},
+		{"namespaces that hold records", namespaces},
 		{"changes name every write", changes},
 		{"a change wakes who awaits it", awaitChange},
 		{"a cancelled context ends a call", cancelled},

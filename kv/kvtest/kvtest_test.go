@@ -28,6 +28,14 @@ type broken struct {
 	drop    func(s *memory.Store, ctx context.Context, ns kv.NamespaceID) error
 	changes func(s *memory.Store, ctx context.Context, after kv.Cursor, limit int) ([]kv.Change, kv.Cursor, error)
 	await   func(s *memory.Store, ctx context.Context, after kv.Cursor) error
+	spaces  func(s *memory.Store, ctx context.Context, after kv.NamespaceID, limit int) ([]kv.NamespaceID, error)
+}
+
+func (b *broken) Namespaces(ctx context.Context, after kv.NamespaceID, limit int) ([]kv.NamespaceID, error) {
+	if b.spaces != nil {
+		return b.spaces(b.Store, ctx, after, limit)
+	}
+	return b.Store.Namespaces(ctx, after, limit)
 }
 
 func (b *broken) Get(ctx context.Context, ref kv.Ref, maxAge time.Duration) (kv.Record, error) {
@@ -255,6 +263,17 @@ var breakages = []struct {
 		return nil
 	}}},
 	{"drop only that namespace", "nothing is dropped", broken{drop: func(*memory.Store, context.Context, kv.NamespaceID) error { return nil }}},
+	{"namespaces that hold records", "the first of a page is lost", broken{spaces: func(s *memory.Store, ctx context.Context, after kv.NamespaceID, limit int) ([]kv.NamespaceID, error) {
+		page, err := s.Namespaces(ctx, after, limit)
+		return page[min(len(page), 1):], err
+	}}},
+	{"namespaces that hold records", "pages begin with the cursor", broken{spaces: func(s *memory.Store, ctx context.Context, after kv.NamespaceID, limit int) ([]kv.NamespaceID, error) {
+		page, err := s.Namespaces(ctx, after, limit-1)
+		if len(page) == 0 || after == (kv.NamespaceID{}) {
+			return page, err
+		}
+		return append([]kv.NamespaceID{after}, page...), err
+	}}},
 	{"changes name every write", "a change is lost now and then", broken{changes: func(s *memory.Store, ctx context.Context, after kv.Cursor, limit int) ([]kv.Change, kv.Cursor, error) {
 		all, next, err := s.Changes(ctx, after, limit)
 		if len(all) > 3 {

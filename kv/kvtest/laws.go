@@ -354,6 +354,53 @@ func drop(t T, s *Subject) {
 	same(t, "a key of another namespace", mustGet(t, other, "k"), kept)
 }
 
+// namespaces looks only for its own: a store may serve many subjects at once.
+func namespaces(t T, s *Subject) {
+	ctx := context.Background()
+	if _, err := kv.Namespaces(ctx, s.Store, kv.NamespaceID{}, 1); errors.Is(err, kv.ErrUnsupported) {
+		return
+	}
+	want := map[kv.NamespaceID]bool{}
+	for i := range 7 {
+		other := NewSubject(s.Store, s.Seed)
+		rec := kv.Record{Version: s.Next(), Value: []byte("v")}
+		if i == 0 {
+			rec = kv.Tombstone(rec.Version)
+		}
+		mustPut(t, other, awkward()[i], rec)
+		want[other.Namespace] = true
+	}
+	empty := NewSubject(s.Store, s.Seed).Namespace
+	found := 0
+	for after := (kv.NamespaceID{}); ; {
+		page, err := kv.Namespaces(ctx, s.Store, after, 3)
+		if err != nil {
+			t.Fatalf("namespaces after %s: %v", after, err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		if len(page) > 3 {
+			t.Fatalf("%d namespaces in a page of at most 3", len(page))
+		}
+		for _, id := range page {
+			if bytes.Compare(id[:], after[:]) <= 0 {
+				t.Fatalf("namespace %s is listed after %s", id, after)
+			}
+			if id == empty {
+				t.Fatalf("namespace %s is listed and holds nothing", id)
+			}
+			if want[id] {
+				found++
+			}
+			after = id
+		}
+	}
+	if found != len(want) {
+		t.Fatalf("%d of %d namespaces are listed", found, len(want))
+	}
+}
+
 func changes(t T, s *Subject) {
 	ctx := context.Background()
 	_, cursor, err := kv.Changes(ctx, s.Store, kv.Cursor{}, 10)

@@ -61,6 +61,9 @@ func (s *Store) get(ctx context.Context, ref kv.Ref, key *[]byte) (kv.Record, er
 		if errors.Is(err, fs.ErrNotExist) && try < maxReplaced {
 			continue
 		}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errCorrupt) {
+			return kv.Record{}, fmt.Errorf("get: %w: %w", kv.ErrDamaged, err)
+		}
 		if err != nil {
 			return kv.Record{}, fmt.Errorf("get: %w", err)
 		}
@@ -89,6 +92,35 @@ func (s *Store) readRow(ref kv.Ref, key *[]byte) (row, error) {
 		return row{}, fmt.Errorf("read a row: %w", err)
 	}
 	return r, nil
+}
+
+// Namespaces implements the ability of kv.Namespaces: one seek for each.
+func (s *Store) Namespaces(ctx context.Context, after kv.NamespaceID, limit int) (ids []kv.NamespaceID, err error) {
+	if err := s.begin(ctx, "list the namespaces"); err != nil {
+		return nil, err
+	}
+	defer s.end()
+	iter, err := s.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: []byte{spaceRows}, UpperBound: []byte{spaceRows + 1}})
+	if err != nil {
+		return nil, fmt.Errorf("list the namespaces: %w", err)
+	}
+	defer func() { err = errors.Join(err, iter.Close()) }()
+	for len(ids) < limit && ctx.Err() == nil {
+		_, behind := rowRange(after, "")
+		if !iter.SeekGE(behind) {
+			break
+		}
+		ref, err := parseRef(iter.Key(), 1)
+		if err != nil {
+			return nil, fmt.Errorf("list the namespaces: %w", err)
+		}
+		after = ref.Namespace
+		ids = append(ids, after)
+	}
+	if err := errors.Join(iter.Error(), ctx.Err()); err != nil {
+		return nil, fmt.Errorf("list the namespaces: %w", err)
+	}
+	return ids, nil
 }
 
 // List implements kv.Store.

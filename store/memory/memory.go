@@ -4,6 +4,7 @@
 package memory
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -171,6 +172,23 @@ func (s *Store) Drop(ctx context.Context, ns kv.NamespaceID) error {
 	defer s.mu.Unlock()
 	delete(s.namespaces, ns)
 	return nil
+}
+
+// Namespaces implements the ability of kv.Namespaces.
+func (s *Store) Namespaces(ctx context.Context, after kv.NamespaceID, limit int) ([]kv.NamespaceID, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("list the namespaces: %w", err)
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var ids []kv.NamespaceID
+	for id, ns := range s.namespaces {
+		if len(ns.records) > 0 && bytes.Compare(id[:], after[:]) > 0 {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b kv.NamespaceID) int { return bytes.Compare(a[:], b[:]) })
+	return ids[:min(limit, len(ids))], nil
 }
 
 // Changes implements the ability of kv.Changes; nothing is ever trimmed.
