@@ -131,7 +131,7 @@ var _ kv.Store = (*Store)(nil)
 // format, and one that another process has open.
 func Open(dir string, opts Options) (*Store, error) {
 	opts = opts.withDefaults()
-	if err := checkFormat(opts.fs, dir); err != nil {
+	if err := checkFormat(opts.fs, dir, format); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	s := &Store{opts: opts, dir: dir, writes: make(chan struct{}, maxWrites), failing: make(chan struct{})}
@@ -192,10 +192,10 @@ func inUse(err error) bool {
 // format is the content of the file FORMAT.
 const format = "nearkey disk store, format 1\n"
 
-// checkFormat makes a new store's directory, or refuses one that this code does
-// not know how to read. FORMAT is written first: a crash before the rest leaves
-// an empty store.
-func checkFormat(fsys vfs.FS, dir string) error {
+// checkFormat makes the directory of a new store or journal, or refuses one that
+// this code does not know how to read. FORMAT is written first: a crash before
+// the rest leaves an empty store.
+func checkFormat(fsys vfs.FS, dir, format string) error {
 	if err := makeDir(fsys, dir); err != nil {
 		return err
 	}
