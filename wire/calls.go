@@ -213,3 +213,40 @@ func (c *Client) Drop(ctx context.Context, ns kv.NamespaceID) error {
 	p.end(mark)
 	return c.do(ctx, opDrop, p, true, acknowledged)
 }
+
+// Namespaces implements the ability of kv.Namespaces.
+func (c *Client) Namespaces(ctx context.Context, after kv.NamespaceID, limit int) (found []kv.NamespaceID, err error) {
+	if limit < 1 || limit > kv.MaxNamespaces {
+		limit = kv.MaxNamespaces
+	}
+	p := &payload{}
+	mark := p.begin()
+	p.id(after)
+	p.uvarint(uint64(limit))
+	p.end(mark)
+	err = c.do(ctx, opNamespaces, p, false, func(r *reader) error {
+		f, err := r.next(maxSectionBytes)
+		if err != nil {
+			return err
+		}
+		n := f.count(kv.MaxNamespaces)
+		if f.err != nil {
+			return f.err
+		}
+		found = make([]kv.NamespaceID, n)
+		for i := range found {
+			f, err := r.next(maxSectionBytes)
+			if err != nil {
+				return err
+			}
+			if found[i] = f.id(); f.err != nil {
+				return f.err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}

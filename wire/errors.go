@@ -25,6 +25,7 @@ const (
 	kindMalformed
 	kindUnauthenticated
 	kindVersion
+	kindDamaged
 )
 
 var (
@@ -45,6 +46,7 @@ var kinds = []struct {
 	{kindUnsupported, kv.ErrUnsupported, http.StatusNotImplemented},
 	{kindFuture, kv.ErrFuture, http.StatusServiceUnavailable},
 	{kindFull, kv.ErrFull, http.StatusInsufficientStorage},
+	{kindDamaged, kv.ErrDamaged, http.StatusInternalServerError},
 	{kindOverloaded, kv.ErrOverloaded, http.StatusServiceUnavailable},
 	{kindUnknown, kv.ErrUnknown, http.StatusServiceUnavailable},
 	{kindUnavailable, kv.ErrUnavailable, http.StatusServiceUnavailable},

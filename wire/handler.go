@@ -107,7 +107,7 @@ type call struct {
 // operations do their work and return the answer.
 var operations = map[string]func(*call, context.Context) (*payload, error){
 	opGet: (*call).get, opPut: (*call).put, opList: (*call).list, opGetMany: (*call).getMany, opPutMany: (*call).putMany,
-	opForget: (*call).forget, opDrop: (*call).drop, opAck: (*call).ack,
+	opForget: (*call).forget, opDrop: (*call).drop, opNamespaces: (*call).namespaces, opAck: (*call).ack,
 }
 
 // ServeHTTP implements http.Handler.

@@ -213,3 +213,28 @@ func (c *call) drop(ctx context.Context) (*payload, error) {
 	}
 	return done(), kv.Drop(ctx, c.h.store, ns)
 }
+
+func (c *call) namespaces(ctx context.Context) (*payload, error) {
+	f, err := c.body.next(maxSectionBytes)
+	if err != nil {
+		return nil, err
+	}
+	after, limit := kv.NamespaceID(f.id()), f.count(kv.MaxNamespaces)
+	if f.err != nil {
+		return nil, f.err
+	}
+	found, err := kv.Namespaces(ctx, c.h.store, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	p := &payload{}
+	mark := p.begin()
+	p.uvarint(uint64(len(found)))
+	p.end(mark)
+	for _, ns := range found {
+		mark := p.begin()
+		p.id(ns)
+		p.end(mark)
+	}
+	return p, nil
+}

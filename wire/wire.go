@@ -48,6 +48,7 @@
 //	forget     section{ count uvarint }, count × (ref, section{     section{}
 //	           version id })
 //	drop       section{ namespace id }                              section{}
+//	namespaces section{ after id, limit uvarint }                   section{ count uvarint }, count × section{ namespace id }
 //	feed       section{ epoch uvarint, sequence uvarint, point of   section{ subscription uvarint }, then frames
 //	           presence bytes, member id }                          until the connection ends
 //	ack        section{ subscription uvarint, told uvarint }        section{}
@@ -66,7 +67,8 @@
 // The kinds of error: 0 internal, 1 unavailable, 2 full, 3 overloaded, 4 version from
 // the future, 5 outcome unknown, 6 unsupported, 7 cursor gone, 8 rule broken (text
 // and rule), 9 the deadline has passed, 10 malformed, 11 unauthenticated, 12 version
-// of the protocol. A kind that is not known is internal.
+// of the protocol, 13 the value is missing or damaged. A kind that is not known is
+// internal, and an operation that is not known is unsupported.
 //
 // # Retries
 //
@@ -129,4 +131,6 @@ const (
 	opDrop    = "drop"
 	opFeed    = "feed"
 	opAck     = "ack"
+
+	opNamespaces = "namespaces"
 )
