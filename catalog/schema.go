@@ -59,6 +59,9 @@ func migrations() []migration {
 				primary key (token_id, position))`,
 			`create index token_scopes_namespace on token_scopes (namespace_id)`,
 		}},
+		{"how writes are acknowledged", []string{
+			`alter table namespaces add column ack text not null default ''`,
+		}},
 	}
 }
 
