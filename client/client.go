@@ -157,6 +157,7 @@ type call struct {
 	body        *Body
 	contentType string
 	idempotent  bool // repeating it, even after it was done, does no harm
+	admin       bool // the path comes after that of the administration instead
 }
 
 // namespacesPath is the path of the namespaces of the account, followed by elements.
@@ -286,6 +287,9 @@ func (c *Client) send(ctx context.Context, call call) (*http.Response, error) {
 
 func (c *Client) request(ctx context.Context, call call) (*http.Request, error) {
 	address := c.config.BaseURL + call.path
+	if call.admin {
+		address = strings.TrimSuffix(c.config.BaseURL, defaultBasePath) + adminPath + call.path
+	}
 	if len(call.query) > 0 {
 		address += "?" + call.query.Encode()
 	}
