@@ -40,7 +40,7 @@ func (c *Config) check() error {
 		}
 		fault(key, "%q: want one of %q%s", value, choices, didYouMean(value, choices))
 	}
-	oneOf("fleet.role", c.Fleet.Role, roleSingle, roleCentral, roleRegional, roleEdge)
+	oneOf("fleet.role", c.Fleet.Role, roleSingle, roleCentral, roleRegional, roleEdge, roleProxy)
 	oneOf("profile", c.Profile, "cloudflare", "open")
 	oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", c.Log.Format, "text", "json")
@@ -55,6 +55,7 @@ func (c *Config) check() error {
 	}
 	c.checkFleet(fault)
 	c.checkLimits(fault)
+	c.checkStorage(fault)
 	if err := errors.Join(errs...); err != nil {
 		return usageError(err)
 	}

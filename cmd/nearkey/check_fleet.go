@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	"github.com/nearkey/nearkey/wire"
 )
 
 // The roles of a process.
@@ -17,6 +15,7 @@ const (
 	roleCentral  = "central"
 	roleRegional = "regional"
 	roleEdge     = "edge"
+	roleProxy    = "proxy"
 )
 
 // minCloudflareAge is the least cacheTtl of Workers KV.
@@ -32,27 +31,46 @@ const (
 	never need = iota // it would have no effect
 	may
 	must
+	providersByWire // may, if a provider is reached by the wire
 )
 
-// fleetNeeds are the settings that not every role has.
+// needs are what each role makes of a setting.
+type needs struct{ single, central, regional, edge, proxy need }
+
+// fleetNeeds are the settings that not every role has. A single process has use for
+// what is of the wire if it reaches a provider by it.
 var fleetNeeds = []struct {
-	key                             string
-	text                            func(*Config) string
-	single, central, regional, edge need
+	key  string
+	text func(*Config) string
+	needs
 }{
-	{"fleet.far", func(c *Config) string { return c.Fleet.Far }, never, never, must, must},
-	{"fleet.api_far", func(c *Config) string { return c.Fleet.APIFar }, never, never, never, must},
-	{"fleet.wire_listen", func(c *Config) string { return c.Fleet.WireListen }, never, must, must, never},
-	{"fleet.secret_file", func(c *Config) string { return c.Fleet.SecretFile }, never, may, may, may},
-	{"fleet.wire_cert", func(c *Config) string { return c.Fleet.WireCert }, never, may, may, may},
-	{"fleet.wire_key", func(c *Config) string { return c.Fleet.WireKey }, never, may, may, may},
-	{"fleet.wire_ca", func(c *Config) string { return c.Fleet.WireCA }, never, may, may, may},
-	{"fleet.wire_plain", func(c *Config) string { return switchText(c.Fleet.WirePlain) }, never, may, may, may},
-	{"fleet.pop", func(c *Config) string { return c.Fleet.PoP }, never, never, never, may},
-	{"fleet.pop_shared", func(c *Config) string { return switchText(c.Fleet.PoPShared) }, never, never, never, may},
-	{"account_id", func(c *Config) string { return c.AccountID }, may, may, never, never},
-	{"api_token_file", func(c *Config) string { return c.APITokenFile }, may, may, never, never},
-	{"api_key_file", func(c *Config) string { return c.APIKeyFile }, may, may, never, never},
+	{"fleet.far", func(c *Config) string { return c.Fleet.Far }, needs{regional: must, edge: must}},
+	{"fleet.api_far", func(c *Config) string { return c.Fleet.APIFar }, needs{edge: must}},
+	{"fleet.wire_listen", func(c *Config) string { return c.Fleet.WireListen }, needs{central: must, regional: must, proxy: must}},
+	{"fleet.secret_file", func(c *Config) string { return c.Fleet.SecretFile }, needs{providersByWire, may, may, may, may}},
+	{"fleet.wire_cert", func(c *Config) string { return c.Fleet.WireCert }, needs{providersByWire, may, may, may, may}},
+	{"fleet.wire_key", func(c *Config) string { return c.Fleet.WireKey }, needs{providersByWire, may, may, may, may}},
+	{"fleet.wire_ca", func(c *Config) string { return c.Fleet.WireCA }, needs{providersByWire, may, may, may, may}},
+	{"fleet.wire_plain", func(c *Config) string { return switchText(c.Fleet.WirePlain) }, needs{providersByWire, may, may, may, may}},
+	{"fleet.pop", func(c *Config) string { return c.Fleet.PoP }, needs{edge: may}},
+	{"fleet.pop_shared", func(c *Config) string { return switchText(c.Fleet.PoPShared) }, needs{edge: may}},
+	{"account_id", func(c *Config) string { return c.AccountID }, needs{single: may, central: may}},
+	{"api_token_file", func(c *Config) string { return c.APITokenFile }, needs{single: may, central: may, proxy: may}},
+	{"api_key_file", func(c *Config) string { return c.APIKeyFile }, needs{single: may, central: may}},
+}
+
+// of returns what a role makes of the setting.
+func (n needs) of(c *Config) (needs need, known bool) {
+	needs, known = map[string]need{
+		roleSingle: n.single, roleCentral: n.central, roleRegional: n.regional, roleEdge: n.edge, roleProxy: n.proxy,
+	}[c.Fleet.Role]
+	if needs == providersByWire {
+		needs = never
+		if c.asksByWire() {
+			needs = may
+		}
+	}
+	return needs, known
 }
 
 // switchText is empty for a switch that is off, which is as if it were not set.
@@ -68,7 +86,7 @@ func switchText(s Switch) string {
 func (c *Config) checkFleet(fault func(key, format string, args ...any)) {
 	role := c.Fleet.Role
 	for _, n := range fleetNeeds {
-		needs, known := map[string]need{roleSingle: n.single, roleCentral: n.central, roleRegional: n.regional, roleEdge: n.edge}[role]
+		needs, known := n.of(c)
 		switch set := n.text(c) != ""; {
 		case !known:
 			return // the role itself is a fault
@@ -78,7 +96,7 @@ func (c *Config) checkFleet(fault func(key, format string, args ...any)) {
 			fault(n.key, "the role %s has no use for it", role)
 		}
 	}
-	if role != roleSingle {
+	if role != roleSingle || c.asksByWire() {
 		c.checkWire(fault)
 	}
 	if c.Fleet.PoPShared && c.Fleet.PoP == "" {
@@ -105,7 +123,9 @@ func (c *Config) checkWire(fault func(key, format string, args ...any)) {
 		fault("fleet.secret_file", "want a secret_file; or wire_cert, wire_key and wire_ca, so that certificates say who calls")
 	}
 	if f.Far != "" {
-		c.checkFar(fault)
+		if err := c.checkWireURL(f.Far); err != nil {
+			fault("fleet.far", "%w", err)
+		}
 	}
 	if f.APIFar != "" {
 		u, err := apiFarURL(f.APIFar)
@@ -135,23 +155,6 @@ func (c *Config) checkWire(fault func(key, format string, args ...any)) {
 		fault("fleet.wire_listen", "%w; want host:port or unix:///PATH", err)
 	case f.WireCert == "" && !isLoopback(host) && !bool(f.WirePlain):
 		fault("fleet.wire_listen", "%s", plainWire(f.WireListen))
-	}
-}
-
-func (c *Config) checkFar(fault func(key, format string, args ...any)) {
-	f := &c.Fleet
-	if err := wire.CheckURL(f.Far); err != nil {
-		fault("fleet.far", "%w", err)
-		return
-	}
-	u, err := url.Parse(f.Far)
-	switch {
-	case err != nil:
-		fault("fleet.far", "%w", err)
-	case u.Scheme != "https" && f.SecretFile == "":
-		fault("fleet.far", "%s: without a secret_file the wire needs certificates, and https", f.Far)
-	case u.Scheme == "http" && !isLoopback(u.Hostname()) && !bool(f.WirePlain):
-		fault("fleet.far", "%s", plainWire(f.Far))
 	}
 }
 

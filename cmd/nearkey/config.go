@@ -6,9 +6,9 @@ import "time"
 // field is its documentation: 'nearkey config' and the help of the flags are made
 // of this file.
 type Config struct {
-	// The directory of the records, the catalog and the credentials. It is
-	// created if it does not exist. The roles regional and edge keep nothing and
-	// do not use it.
+	// The directory of the records, the catalog and the credentials; with providers,
+	// of the gateway's journal and the tables of where keys are. It is created if it
+	// does not exist. The roles regional and edge keep nothing and do not use it.
 	Data string `toml:"data"`
 
 	// The address to listen on, host:port. Port 0 lets the system choose. An
@@ -33,9 +33,9 @@ type Config struct {
 	// How long requests in progress may go on after the server was told to stop.
 	ShutdownGrace Duration `toml:"shutdown_grace"`
 
-	// How long a deletion is remembered. It must be longer than a write can be
-	// under way: a write older than a deletion that was forgotten would bring
-	// the key back.
+	// How long a deletion is remembered by the store of the data directory. It must be
+	// longer than a write can be under way: a write older than a deletion that was
+	// forgotten would bring the key back. Providers have gateway.forget_after instead.
 	TombstoneRetention Duration `toml:"tombstone_retention"`
 
 	// The id of the account, 32 hexadecimal digits. Empty: that of the data
@@ -71,13 +71,151 @@ type Config struct {
 	// Rules that differ from those of the profile. They are the same in all
 	// processes of a fleet.
 	Limits LimitsConfig `toml:"limits"`
+
+	// Where accounts, namespaces and tokens are kept.
+	Catalog CatalogConfig `toml:"catalog"`
+
+	// How records are kept by several providers. It has an effect where providers
+	// are named below.
+	Gateway GatewayConfig `toml:"gateway"`
+
+	// The providers that keep the records, instead of a store in the data directory:
+	// normally two, which fail independently of each other. Each has all records. The
+	// role proxy has one, and others reach it by the wire. Providers are named in this
+	// file alone; there are no flags or variables for them.
+	Providers []ProviderConfig `toml:"provider"`
+}
+
+// CatalogConfig says where accounts, namespaces and tokens are kept.
+type CatalogConfig struct {
+	// A file that holds the URL of a PostgreSQL database, such as
+	// postgres://nearkey@db.example:5432/nearkey?sslmode=verify-full&passfile=/etc/nearkey/pgpass.
+	// Several central processes may share it. Empty: the file catalog.db of the data
+	// directory.
+	DatabaseFile string `toml:"database_file"`
+}
+
+// GatewayConfig says how records are kept by several providers.
+type GatewayConfig struct {
+	// When a write is acknowledged: when the "first" provider has it, or when "both"
+	// have. Single namespaces choose with 'nearkey namespace ack'. With "both" nothing
+	// is lost with one provider, and no write succeeds while one is away.
+	Ack string `toml:"ack"`
+
+	// How long a provider may take for one call before it counts as failed.
+	Deadline Duration `toml:"deadline"`
+
+	// How long a read waits for the provider that was fastest before it asks the
+	// others too; 0: all are asked at once, which answers soonest and costs each
+	// provider every read.
+	Hedge Duration `toml:"hedge"`
+
+	// The time from the end of one comparison of the providers to the next.
+	CrawlEvery Duration `toml:"crawl_every"`
+
+	// Most keys that a comparison goes through in a second.
+	CrawlRate Count `toml:"crawl_rate"`
+
+	// How long a deletion is remembered. It must be longer than a provider may be
+	// away, or a backup old, that is to come back by itself; a provider that went back
+	// further in time must be filled anew.
+	ForgetAfter Duration `toml:"forget_after"`
+
+	// Most keys that wait for repair. Beyond it whole namespaces are compared instead.
+	MaxQueued Count `toml:"max_queued"`
+
+	// The number of this process among those that write to the same providers, 0 to
+	// 65535.
+	Node Count `toml:"node"`
+}
+
+// ProviderConfig is a provider: a set of PostgreSQL clusters with or without a
+// bucket for large values, or the wire of a process that has one.
+type ProviderConfig struct {
+	// The name of the provider, 1 to 32 of a-z, 0-9 and "-". The journal of the
+	// gateway knows it by this: a provider that is renamed is a new one.
+	Name string `toml:"name"`
+
+	// The wire of a process of the role proxy that has the provider, instead of
+	// clusters: http://HOST:PORT, https://HOST:PORT or unix:///PATH.
+	URL string `toml:"url"`
+
+	// Values of this size or more go to the bucket.
+	InlineBytes Size `toml:"inline_bytes"`
+
+	// Most records a second that are copied when keys move to another cluster; 0: no
+	// limit.
+	CopyRate Count `toml:"copy_rate"`
+
+	// The PostgreSQL clusters among which the keys of the provider are divided.
+	Clusters []ClusterConfig `toml:"cluster"`
+
+	// The bucket of large values. Without it they stay in the clusters.
+	Blobs *BlobsConfig `toml:"blobs"`
+}
+
+// ClusterConfig is a PostgreSQL cluster, or a server that speaks its protocol.
+type ClusterConfig struct {
+	// The name of the cluster, 1 to 32 of a-z, 0-9 and "-". It stays the same for
+	// ever: keys are where the table of the provider says by this name.
+	Name string `toml:"name"`
+
+	// The share of the keys that the cluster takes, compared with others.
+	Weight *Weight `toml:"weight"`
+
+	// The URL of the database without a password, such as
+	// postgres://nearkey@db1.example,db2.example/nearkey?sslmode=verify-full&passfile=/etc/nearkey/pgpass.
+	Postgres string `toml:"postgres"`
+
+	// A file that holds the URL, which may then have a password.
+	PostgresFile string `toml:"postgres_file"`
+
+	// Most connections to the database.
+	Connections Count `toml:"connections"`
+
+	// Whether to leave out what CockroachDB and YugabyteDB do not have.
+	Portable Switch `toml:"portable"`
+}
+
+// BlobsConfig is a bucket of an S3 server.
+type BlobsConfig struct {
+	// The URL of the server, such as https://s3.eu-central-1.amazonaws.com.
+	Endpoint string `toml:"endpoint"`
+
+	// The region that requests are signed for.
+	Region string `toml:"region"`
+
+	// The name of the bucket, which exists already.
+	Bucket string `toml:"bucket"`
+
+	// What the names of all objects begin with.
+	Prefix string `toml:"prefix"`
+
+	// The id of the access key. Empty: from the environment, AWS_ACCESS_KEY_ID.
+	AccessKeyID string `toml:"access_key_id"`
+
+	// A file that holds the secret of the access key. Empty: from the environment,
+	// AWS_SECRET_ACCESS_KEY.
+	SecretKeyFile string `toml:"secret_key_file"`
+
+	// Whether the name of the bucket goes into the path of requests instead of the
+	// name of the host, as most servers but Amazon's want it.
+	PathStyle Switch `toml:"path_style"`
+
+	// A file with the authority of the server's certificate, PEM. Empty: those that
+	// the system knows.
+	CAFile string `toml:"ca_file"`
+
+	// Whether requests may go unencrypted beyond this machine. Say true only where
+	// the network itself encrypts.
+	Plain Switch `toml:"plain"`
 }
 
 // FleetConfig is the place of a process in a fleet.
 type FleetConfig struct {
 	// What this process is: "single" (store and API in one), "central" (the same,
-	// and the wire for others), "regional" (a tier on the wire, no API) or "edge"
-	// (a tier with the API).
+	// and the wire for others), "regional" (a tier on the wire, no API), "edge"
+	// (a tier with the API) or "proxy" (one provider of a gateway, on the wire).
 	Role string `toml:"role"`
 
 	// The wire of the next process towards the centre, a URL: http://HOST:PORT,
@@ -201,5 +339,28 @@ func defaultConfig() Config {
 		Email:              "owner@localhost",
 		Log:                LogConfig{Level: "info", Format: "text"},
 		Fleet:              FleetConfig{Role: roleSingle, MaxAge: Duration(time.Minute), MaxStale: Duration(time.Hour)},
+		Gateway: GatewayConfig{
+			Ack: ackFirst, Deadline: Duration(10 * time.Second), CrawlEvery: Duration(time.Hour), CrawlRate: 20_000,
+			ForgetAfter: Duration(7 * 24 * time.Hour), MaxQueued: 500_000,
+		},
+	}
+}
+
+// fill gives what the file does not say about a provider its default.
+func (p *ProviderConfig) fill() {
+	if p.InlineBytes == 0 {
+		p.InlineBytes = 16 << 10
+	}
+	for i := range p.Clusters {
+		c := &p.Clusters[i]
+		if c.Weight == nil {
+			c.Weight = new(Weight(1))
+		}
+		if c.Connections == 0 {
+			c.Connections = 16
+		}
+	}
+	if p.Blobs != nil && p.Blobs.Region == "" {
+		p.Blobs.Region = "us-east-1"
 	}
 }

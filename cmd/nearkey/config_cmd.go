@@ -20,8 +20,9 @@ and environment, as a documented file; without any of them, the defaults.
 
 Every setting is a line of the file, a flag of serve (log.level: --log-level) and
 a variable (NEARKEY_LOG_LEVEL). Flags go before variables, variables before the
-file. The API token and key themselves are not settings: they are in files, or in
-the variables NEARKEY_API_TOKEN and NEARKEY_API_KEY.`,
+file. Only the tables of providers are in the file alone. The API token and key
+themselves are not settings: they are in files, or in the variables
+NEARKEY_API_TOKEN and NEARKEY_API_KEY.`,
 		Example: "  nearkey config > nearkey.toml\n  nearkey config --config nearkey.toml   # check a file",
 		Args:    args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -47,23 +48,63 @@ func printConfig(w io.Writer, config Config) error {
 		inherited[s.key], _ = s.text()
 	}
 	for _, section := range sections(&config) {
-		if section.name != "" {
-			fmt.Fprintf(out, "\n%s\n[%s]\n", comment(section.doc), section.name)
-		}
-		for _, s := range section.settings {
-			text, set := s.text()
-			begin := ""
-			if !set { // as the profile has it
-				begin, text = "# ", inherited[s.key]
-			}
-			if s.quoted() {
-				text = strconv.Quote(text)
-			}
-			name := s.key[strings.LastIndex(s.key, ".")+1:]
-			fmt.Fprintf(out, "\n%s\n%s%s = %s\n", comment(s.doc), begin, name, text)
-		}
+		section.print(out, inherited, "")
 	}
+	printProviders(out, config)
 	return out.Flush()
 }
 
-func comment(doc string) string { return "# " + strings.ReplaceAll(doc, "\n", "\n# ") }
+// printProviders writes the tables of the providers. Where there are none they are
+// shown as they could be.
+func printProviders(out io.Writer, config Config) {
+	if len(config.Providers) == 0 {
+		for _, section := range providerSections(exampleProvider()) {
+			section.print(out, nil, "# ")
+		}
+		return
+	}
+	documented := map[string]bool{}
+	for i := range config.Providers {
+		for _, section := range providerSections(&config.Providers[i]) {
+			if documented[section.name] { // once is enough
+				section.doc = ""
+				for i := range section.settings {
+					section.settings[i].doc = ""
+				}
+			}
+			documented[section.name] = true
+			section.print(out, nil, "")
+		}
+	}
+}
+
+// print writes a table. A setting without a value has that of inherited, in a
+// comment; before is written before every line that is none.
+func (s section) print(out io.Writer, inherited map[string]string, before string) {
+	if s.name != "" {
+		fmt.Fprintf(out, "\n%s%s[%s]\n", comment(s.doc), before, s.name)
+	}
+	for _, s := range s.settings {
+		text, set := s.text()
+		begin := before
+		if !set { // as the profile has it
+			begin, text = "# ", inherited[s.key]
+		}
+		if s.quoted() {
+			text = strconv.Quote(text)
+		}
+		name := s.key[strings.LastIndex(s.key, ".")+1:]
+		if s.doc != "" {
+			fmt.Fprintln(out)
+		}
+		fmt.Fprintf(out, "%s%s%s = %s\n", comment(s.doc), begin, name, text)
+	}
+}
+
+// comment is documentation as lines of a file.
+func comment(doc string) string {
+	if doc == "" {
+		return ""
+	}
+	return "# " + strings.ReplaceAll(doc, "\n", "\n# ") + "\n"
+}

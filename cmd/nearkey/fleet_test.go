@@ -21,7 +21,10 @@ func fleetConfig(role string) Config {
 	if role == roleRegional || role == roleEdge {
 		c.Fleet.Far = "http://127.0.0.1:1"
 	}
-	if role == roleRegional || role == roleCentral {
+	if role == roleProxy {
+		c.Providers = []ProviderConfig{goodProvider("a")}
+	}
+	if role == roleRegional || role == roleCentral || role == roleProxy {
 		c.Fleet.WireListen = "127.0.0.1:2"
 	}
 	if role == roleEdge {
@@ -52,8 +55,9 @@ func TestRolesRefuse(t *testing.T) {
 		"fleet.wire_plain": "true", "fleet.pop": "fra", "fleet.pop_shared": "true", "account_id": strings.Repeat("a", 32), "api_token_file": "x", "api_key_file": "x",
 	}
 	for _, n := range fleetNeeds {
-		for role, need := range map[string]need{roleSingle: n.single, roleCentral: n.central, roleRegional: n.regional, roleEdge: n.edge} {
+		for _, role := range []string{roleSingle, roleCentral, roleRegional, roleEdge, roleProxy} {
 			c := fleetConfig(role)
+			need, _ := n.of(&c)
 			if err := c.check(); err != nil {
 				t.Fatalf("%s: %v", role, err)
 			}

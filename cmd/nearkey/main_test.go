@@ -42,6 +42,7 @@ func TestEverySettingIsDocumented(t *testing.T) {
 	examples := map[string]string{
 		"memory_bytes": "256MiB", "profile": "open", "log.level": "warn", "log.format": "json",
 		"listen": "127.0.0.1:9", "account_id": strings.Repeat("a", 32),
+		"gateway.ack": "both", "gateway.deadline": "2s", "gateway.hedge": "5ms", "gateway.max_queued": "2000",
 	}
 	var config Config
 	for _, s := range settings(&config) {

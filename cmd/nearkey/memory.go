@@ -31,6 +31,7 @@ var shares = map[string]struct{ near, cache, memTables, door, wire int64 }{
 	roleCentral:  {near: 2, cache: 1, memTables: 2, door: 4, wire: 3},
 	roleRegional: {near: 6, wire: 4},
 	roleEdge:     {near: 6, door: 4},
+	roleProxy:    {wire: 8},
 }
 
 // leastMemory is the least memory_bytes that a role can work with.
@@ -53,6 +54,8 @@ func mostNear(role string, total Size) Size {
 		return total / 4
 	case roleCentral:
 		return total / 16 * 3
+	case roleProxy: // it keeps no copies
+		return 0
 	}
 	return total / 2
 }

@@ -115,3 +115,21 @@ func (s *Switch) UnmarshalText(text []byte) error {
 
 // MarshalText writes the switch.
 func (s Switch) MarshalText() ([]byte, error) { return strconv.AppendBool(nil, bool(s)), nil }
+
+// Weight is the share of something, compared with the shares of others.
+type Weight float64
+
+// UnmarshalText reads a weight.
+func (w *Weight) UnmarshalText(text []byte) error {
+	f, err := strconv.ParseFloat(string(text), 64)
+	if err != nil {
+		return fmt.Errorf("%q is no number", text)
+	}
+	*w = Weight(f)
+	return nil
+}
+
+// MarshalText writes the weight.
+func (w Weight) MarshalText() ([]byte, error) {
+	return strconv.AppendFloat(nil, float64(w), 'f', -1, 64), nil
+}

@@ -82,6 +82,9 @@ func (m *Main) serve(ctx context.Context, config Config) (err error) {
 
 // openRole opens what the role of the process needs.
 func (m *Main) openRole(ctx context.Context, s *service) error {
+	if s.config.hasProviders() {
+		return usagef("this version of nearkey knows providers in its configuration and cannot open them")
+	}
 	switch s.config.Fleet.Role {
 	case roleRegional:
 		return s.openRegional(ctx)

@@ -73,7 +73,7 @@ func (s setting) text() (string, bool) {
 // quoted reports whether the value is a string in the file.
 func (s setting) quoted() bool {
 	t := s.field.Type()
-	return t != reflect.TypeFor[Count]() && t != reflect.TypeFor[*Count]() && !s.isSwitch()
+	return t != reflect.TypeFor[Count]() && t != reflect.TypeFor[*Count]() && t != reflect.TypeFor[*Weight]() && !s.isSwitch()
 }
 
 func (s setting) isSwitch() bool { return s.field.Type() == reflect.TypeFor[Switch]() }
@@ -85,7 +85,8 @@ type section struct {
 	settings []setting
 }
 
-// sections lists what there is to be set in c.
+// sections lists what there is to be set in c by the file, flags and variables.
+// The tables of providers are in providerSections.
 func sections(c *Config) []section {
 	docs := fieldDocs()
 	root := reflect.ValueOf(c).Elem()
@@ -93,20 +94,50 @@ func sections(c *Config) []section {
 	for i := range root.NumField() {
 		field := root.Type().Field(i)
 		key, doc := field.Tag.Get("toml"), docs["Config."+field.Name]
-		if field.Type.Kind() != reflect.Struct {
+		switch field.Type.Kind() {
+		case reflect.Slice:
+		case reflect.Struct:
+			all = append(all, section{name: key, doc: doc, settings: fieldSettings(key, root.Field(i), docs)})
+		default:
 			all[0].settings = append(all[0].settings, setting{key, doc, root.Field(i)})
-			continue
 		}
-		table := section{name: key, doc: doc}
-		for j := range field.Type.NumField() {
-			inner := field.Type.Field(j)
-			table.settings = append(table.settings, setting{
-				key + "." + inner.Tag.Get("toml"), docs[field.Type.Name()+"."+inner.Name], root.Field(i).Field(j),
-			})
-		}
-		all = append(all, table)
 	}
 	return all
+}
+
+// fieldSettings are those of the fields of a struct, but for tables within it.
+func fieldSettings(key string, of reflect.Value, docs map[string]string) (found []setting) {
+	for i := range of.NumField() {
+		field := of.Type().Field(i)
+		pointsToTable := field.Type.Kind() == reflect.Pointer && field.Type.Elem().Kind() == reflect.Struct
+		if field.Type.Kind() == reflect.Slice || pointsToTable {
+			continue
+		}
+		found = append(found, setting{key + "." + field.Tag.Get("toml"), docs[of.Type().Name()+"."+field.Name], of.Field(i)})
+	}
+	return found
+}
+
+// providerSections lists the tables of a provider, each with its settings.
+func providerSections(p *ProviderConfig) []section {
+	docs := fieldDocs()
+	all := []section{{name: "[provider]", doc: docs["Config.Providers"], settings: fieldSettings("provider", reflect.ValueOf(p).Elem(), docs)}}
+	for i := range p.Clusters {
+		all = append(all, section{name: "[provider.cluster]", doc: docs["ProviderConfig.Clusters"],
+			settings: fieldSettings("provider.cluster", reflect.ValueOf(&p.Clusters[i]).Elem(), docs)})
+	}
+	if p.Blobs != nil {
+		all = append(all, section{name: "provider.blobs", doc: docs["ProviderConfig.Blobs"],
+			settings: fieldSettings("provider.blobs", reflect.ValueOf(p.Blobs).Elem(), docs)})
+	}
+	return all
+}
+
+// exampleProvider is a provider that has every setting.
+func exampleProvider() *ProviderConfig {
+	p := ProviderConfig{Clusters: make([]ClusterConfig, 1), Blobs: &BlobsConfig{}}
+	p.fill()
+	return &p
 }
 
 func settings(c *Config) []setting {
@@ -204,7 +235,13 @@ func readConfig(file string, config *Config) error {
 		return usagef("configuration %s is larger than %s; is it the right file?", file, size(maxConfigBytes))
 	}
 	dec := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
-	return configError(file, dec.Decode(config))
+	if err := configError(file, dec.Decode(config)); err != nil {
+		return err
+	}
+	for i := range config.Providers {
+		config.Providers[i].fill()
+	}
+	return nil
 }
 
 // configError says where in the file an error is, and what may have been meant.
@@ -215,8 +252,8 @@ func configError(file string, err error) error {
 	var missing *toml.StrictMissingError
 	if errors.As(err, &missing) {
 		var known []string
-		for _, s := range sections(&Config{}) {
-			known = append(known, s.name)
+		for _, s := range append(sections(&Config{}), providerSections(exampleProvider())...) {
+			known = append(known, strings.Trim(s.name, "[]"))
 			for _, setting := range s.settings {
 				known = append(known, setting.key)
 			}
