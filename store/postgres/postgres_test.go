@@ -1,0 +1,33 @@
+package postgres
+
+import (
+	"testing"
+
+	"github.com/nearkey/nearkey/internal/pgtest"
+	"github.com/nearkey/nearkey/kv"
+	"github.com/nearkey/nearkey/kv/kvtest"
+)
+
+func mustOpen(t testing.TB, url string, opts Options) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), url, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func TestLaws(t *testing.T) {
+	url := pgtest.Start(t).URL()
+	kvtest.Run(t, func(t *testing.T) kv.Store { return mustOpen(t, url, Options{}) })
+}
+
+func TestLawsOfPortableStore(t *testing.T) {
+	url := pgtest.Start(t).URL()
+	kvtest.Run(t, func(t *testing.T) kv.Store { return mustOpen(t, url, Options{Portable: true, MaxConns: 2}) })
+}
