@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"testing"
+	"time"
 
 	"github.com/nearkey/nearkey/internal/pgtest"
 	"github.com/nearkey/nearkey/kv"
@@ -30,4 +31,11 @@ func TestLaws(t *testing.T) {
 func TestLawsOfPortableStore(t *testing.T) {
 	url := pgtest.Start(t).URL()
 	kvtest.Run(t, func(t *testing.T) kv.Store { return mustOpen(t, url, Options{Portable: true, MaxConns: 2}) })
+}
+
+func TestLawsOfStoreWithChangeLog(t *testing.T) {
+	url := pgtest.Start(t).URL()
+	kvtest.Run(t, func(t *testing.T) kv.Store {
+		return mustOpen(t, url, Options{Outbox: true, PollEvery: time.Millisecond})
+	})
 }

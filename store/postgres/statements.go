@@ -86,9 +86,12 @@ const (
 const (
 	// sqlLog: the log's epoch, which is another after a restore or a fail-over; the
 	// place up to which it was trimmed; the first transaction that may still run;
-	// the newest change that cannot be told yet.
+	// the newest change that can be told, and the newest that cannot yet. A place in
+	// the log is that of a change, whose transaction's number is on disk: the numbers
+	// of transactions that changed nothing are given again after a crash.
 	sqlLog = `select l.epoch, l.trimmed, s.first, (select timeline_id from pg_control_checkpoint()),
 	(select system_identifier from pg_control_system()),
+	greatest(l.trimmed, (select max(seq) from kv_changes where seq < s.first << 20)),
 	coalesce((select max(seq) from kv_changes where seq >= s.first << 20), 0)
 	from kv_log l, (select pg_snapshot_xmin(pg_current_snapshot())::text::int8 as first) s`
 

@@ -4,8 +4,8 @@ import "sync/atomic"
 
 // counters are what happened since the store was opened.
 type counters struct {
-	puts, putStatements, gets, getStatements    atomic.Uint64
-	conflicts, reconnects, unreplicated, sweeps atomic.Uint64
+	puts, putStatements, gets, getStatements   atomic.Uint64
+	conflicts, reconnects, unreplicated, swept atomic.Uint64
 }
 
 // Stats are figures of a store, for metrics.
@@ -29,7 +29,7 @@ func (s *Store) Stats() Stats {
 	c, p := &s.counters, s.pool.Stat()
 	return Stats{
 		Puts: c.puts.Load(), PutStatements: c.putStatements.Load(), Gets: c.gets.Load(), GetStatements: c.getStatements.Load(),
-		Conflicts: c.conflicts.Load(), Reconnects: c.reconnects.Load(), Unreplicated: c.unreplicated.Load(), Swept: c.sweeps.Load(),
+		Conflicts: c.conflicts.Load(), Reconnects: c.reconnects.Load(), Unreplicated: c.unreplicated.Load(), Swept: c.swept.Load(),
 		Conns: int(p.TotalConns()), ConnsInUse: int(p.AcquiredConns()), ConnsMost: int(p.MaxConns()), ConnWaits: p.EmptyAcquireCount(),
 	}
 }
