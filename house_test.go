@@ -74,9 +74,11 @@ var arrows = map[string]string{
 var (
 	longFunctions = map[string]string{}
 	realSleeps    = map[string]string{
-		"edge/tier_test.go":      "the cases of a table sleep in the bubble that runs them",
-		"test/sim/sim_test.go":   "the whole simulation is run in a bubble of simulated time",
-		"test/sim/world_test.go": "the whole simulation is run in a bubble of simulated time",
+		"gateway/gateway_test.go":      "every world of a gateway runs in a bubble",
+		"internal/guard/guard_test.go": "every guard that runs does so in a bubble",
+		"edge/tier_test.go":            "the cases of a table sleep in the bubble that runs them",
+		"test/sim/sim_test.go":         "the whole simulation is run in a bubble of simulated time",
+		"test/sim/world_test.go":       "the whole simulation is run in a bubble of simulated time",
 	}
 )
 

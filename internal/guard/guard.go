@@ -27,13 +27,13 @@ type Options struct {
 	Name         string        // of the store, in errors and logs
 	Deadline     time.Duration // of one call; 0: 10 s
 	DropDeadline time.Duration // of one Drop, which may take long; 0: 10 min
-	SuspectAfter time.Duration // of silence; 0: 500 ms
+	SuspectAfter time.Duration // of silence; 0: 1 s
 
 	// Probe asks the store whether it is alive, until its context ends; it returns
 	// nil if it is. It is given the store itself. nil: one Get of a key that does
 	// not exist.
 	Probe        func(ctx context.Context, store kv.Store) error
-	ProbeTimeout time.Duration // 0: 500 ms
+	ProbeTimeout time.Duration // 0: 1 s
 	ProbeEvery   time.Duration // 0: 1 s
 
 	// Changed is told, by the goroutine of Run, whenever the store went down or
@@ -51,8 +51,8 @@ func (o Options) withDefaults() Options {
 	}
 	set(&o.Deadline, 10*time.Second)
 	set(&o.DropDeadline, 10*time.Minute)
-	set(&o.SuspectAfter, 500*time.Millisecond)
-	set(&o.ProbeTimeout, 500*time.Millisecond)
+	set(&o.SuspectAfter, time.Second)
+	set(&o.ProbeTimeout, time.Second)
 	set(&o.ProbeEvery, time.Second)
 	if o.Probe == nil {
 		o.Probe = func(ctx context.Context, store kv.Store) error {
@@ -82,6 +82,8 @@ type Store struct {
 
 	counts counts
 }
+
+var _ kv.Store = (*Store)(nil)
 
 type counts struct {
 	calls, failures, timeouts, skipped atomic.Uint64

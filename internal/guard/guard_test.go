@@ -89,7 +89,7 @@ func running(t *testing.T, f func(t *testing.T, h *hung, g *guard.Store, told *[
 	})
 }
 
-// A store that hangs costs those who wait for it about one second, those who come
+// A store that hangs costs those who wait for it about two seconds, those who come
 // later nothing, and is used again when it is back.
 func TestHung(t *testing.T) {
 	running(t, func(t *testing.T, h *hung, g *guard.Store, told *[]bool) {
@@ -109,7 +109,7 @@ func TestHung(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if d := time.Since(began); d > 1500*time.Millisecond {
+		if d := time.Since(began); d > 2500*time.Millisecond {
 			t.Errorf("they waited for %v", d)
 		}
 		began = time.Now()
@@ -134,7 +134,7 @@ func TestHung(t *testing.T) {
 func TestProbes(t *testing.T) {
 	running(t, func(t *testing.T, h *hung, g *guard.Store, _ *[]bool) {
 		h.stop(true)
-		time.Sleep(2 * time.Second)
+		time.Sleep(3 * time.Second)
 		if g.Up() {
 			t.Error("a store that hangs is up")
 		}

@@ -1,0 +1,265 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nearkey/nearkey/kv"
+)
+
+// ProviderStatus tells of one provider.
+type ProviderStatus struct {
+	Name    string
+	State   State
+	Up      bool
+	Since   time.Time // of being up or down; zero: since the gateway began
+	Error   string    // of the last failure
+	Trusted bool      // its answers are believed alone
+	Filled  bool      // filling has come to its end
+	Queued  int       // keys that wait to be brought to it
+
+	Calls, Failures, Timeouts, Skipped uint64
+	Repaired                           uint64 // records brought to it
+	Late                               int    // calls under way
+	Latency                            time.Duration
+}
+
+// QueueStatus tells of the repair queue.
+type QueueStatus struct {
+	Depth  int
+	Oldest time.Duration // since the oldest entry's write was acknowledged; 0: there is none
+	Dirty  int           // namespaces that wait for a crawl
+
+	Enqueued, Repaired, Dropped uint64
+}
+
+// Status tells how the gateway is.
+type Status struct {
+	Providers []ProviderStatus
+	Queue     QueueStatus
+	Crawl     CrawlStatus
+}
+
+// Status tells how the gateway is. It looks through the whole queue.
+func (g *Gateway) Status() Status {
+	var s Status
+	for i, m := range g.members {
+		st := m.store.Stats()
+		p := ProviderStatus{
+			Name: m.name, State: states[m.state.Load()], Up: st.Up, Since: st.Since, Trusted: !m.distrusted.Load(),
+			Filled: m.filled.Load(), Queued: int(g.queue.counts[bitIndex(g.members[i].bit)].Load()),
+			Calls: st.Calls, Failures: st.Failures, Timeouts: st.Timeouts, Skipped: st.Skipped,
+			Repaired: m.repaired.Load(), Late: st.UnderWay, Latency: st.Latency,
+		}
+		if st.Err != nil {
+			p.Error = st.Err.Error()
+		}
+		s.Providers = append(s.Providers, p)
+	}
+	q := g.queue
+	s.Queue = QueueStatus{Depth: int(q.depth.Load()), Dirty: len(g.doubt.waiting()),
+		Enqueued: q.enqueued.Load(), Repaired: q.repaired.Load(), Dropped: q.dropped.Load()}
+	if oldest := q.oldest(); !oldest.IsZero() {
+		s.Queue.Oldest = time.Since(oldest)
+	}
+	g.crawl.mu.Lock()
+	s.Crawl = g.crawl.status
+	g.crawl.mu.Unlock()
+	return s
+}
+
+func bitIndex(bit mask) (i int) {
+	for bit > 1 {
+		bit >>= 1
+		i++
+	}
+	return i
+}
+
+// ErrRefused: what was asked of a provider would endanger data; the text says why.
+var ErrRefused = errors.New("refused")
+
+func (g *Gateway) member(name string) (*member, error) {
+	var names []string
+	for _, m := range g.members {
+		if m.name == name {
+			return m, nil
+		}
+		names = append(names, m.name)
+	}
+	return nil, fmt.Errorf("there is no provider %q, there are: %s", name, strings.Join(names, ", "))
+}
+
+// Fill puts a provider to be filled from the others: it is written to, and not
+// asked. If wipe is set it is emptied first. Without it a provider is refused that
+// holds records which may be older than tombstones are kept: they would come back
+// to life.
+func (g *Gateway) Fill(ctx context.Context, name string, wipe bool) error {
+	g.admin.Lock()
+	defer g.admin.Unlock()
+	m, err := g.member(name)
+	if err != nil {
+		return err
+	}
+	if rest := g.mask(active) &^ m.bit; rest == 0 {
+		return fmt.Errorf("fill %s: %w: no other provider is active", name, ErrRefused)
+	}
+	if err := g.spareable(m); err != nil {
+		return fmt.Errorf("fill %s: %w", name, err)
+	}
+	if m.state.Load() == removed && !wipe {
+		if err := g.recent(ctx, m); err != nil {
+			return fmt.Errorf("fill %s: %w", name, err)
+		}
+	}
+	m.doubted.Add(1)
+	if wipe {
+		if err := g.keepMember(ctx, m, removed, false, false); err != nil {
+			return err
+		}
+		if err := g.wipe(ctx, m); err != nil {
+			return fmt.Errorf("empty %s: %w", name, err)
+		}
+	}
+	g.queue.without(m.bit)
+	return g.keepMember(ctx, m, filling, false, false)
+}
+
+// recent returns nil if a provider was in use not longer ago than tombstones are
+// kept, or is empty.
+func (g *Gateway) recent(ctx context.Context, m *member) error {
+	held, err := m.store.Namespaces(ctx, kv.NamespaceID{}, kv.MaxNamespaces)
+	if err != nil {
+		return err
+	}
+	empty := true
+	for _, ns := range held {
+		empty = empty && g.hidden(ns)
+	}
+	if empty || g.opts.ForgetAfter < 0 {
+		return nil
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.pulses {
+		if time.Since(p.Version.Time()) > g.opts.ForgetAfter/2 {
+			return fmt.Errorf("%w: it was last in use at %s and would bring deleted keys back; have it emptied first",
+				ErrRefused, p.Version.Time().UTC().Format(time.RFC3339))
+		}
+	}
+	if len(m.pulses) == 0 {
+		return fmt.Errorf("%w: it holds records of unknown age, which could bring deleted keys back; have it emptied first", ErrRefused)
+	}
+	return nil
+}
+
+// wipe drops all namespaces from a provider that is not in use.
+func (g *Gateway) wipe(ctx context.Context, m *member) error {
+	for {
+		held, err := m.store.Namespaces(ctx, kv.NamespaceID{}, kv.MaxNamespaces)
+		if err != nil {
+			return err
+		}
+		left := 0
+		for _, ns := range held {
+			if g.hidden(ns) {
+				continue
+			}
+			left++
+			if err := m.store.Drop(ctx, ns); err != nil {
+				return err
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+	}
+}
+
+// spareable returns nil if all that waits in the queue can be had without a member.
+func (g *Gateway) spareable(m *member) error {
+	if m.state.Load() != active {
+		return nil
+	}
+	if n := g.queue.only(m.bit, g.mask(active)); n > 0 {
+		return fmt.Errorf("%w: %d keys of the repair queue are there alone; wait until the queue is empty", ErrRefused, n)
+	}
+	return nil
+}
+
+// Promote makes a provider active that has been filled.
+func (g *Gateway) Promote(ctx context.Context, name string) error {
+	g.admin.Lock()
+	defer g.admin.Unlock()
+	m, err := g.member(name)
+	if err != nil {
+		return err
+	}
+	switch queued := g.queue.counts[bitIndex(m.bit)].Load(); {
+	case m.state.Load() == active:
+		return nil
+	case m.state.Load() == removed:
+		return fmt.Errorf("promote %s: %w: it is removed; have it filled first", name, ErrRefused)
+	case !m.filled.Load():
+		return fmt.Errorf("promote %s: %w: it is not filled yet; the crawl has not come to its end", name, ErrRefused)
+	case queued > 0:
+		return fmt.Errorf("promote %s: %w: %d keys wait in the repair queue to be brought to it", name, ErrRefused, queued)
+	case !m.store.Up():
+		return fmt.Errorf("promote %s: %w: it is down", name, ErrRefused)
+	}
+	return g.keepMember(ctx, m, active, false, true)
+}
+
+// Remove takes a provider out of use. Unless forced, it is refused while keys wait
+// in the repair queue that only this provider has.
+func (g *Gateway) Remove(ctx context.Context, name string, force bool) error {
+	g.admin.Lock()
+	defer g.admin.Unlock()
+	m, err := g.member(name)
+	if err != nil {
+		return err
+	}
+	if g.mask(active)&^m.bit == 0 {
+		return fmt.Errorf("remove %s: %w: it is the only active provider", name, ErrRefused)
+	}
+	if !force {
+		if err := g.spareable(m); err != nil {
+			return fmt.Errorf("remove %s: %w", name, err)
+		}
+	}
+	m.doubted.Add(1)
+	if err := g.keepMember(ctx, m, removed, false, false); err != nil {
+		return err
+	}
+	g.queue.without(m.bit)
+	g.doubt.without(m.bit)
+	return nil
+}
+
+// Distrust says that a provider may have gone back in time, for example because it
+// was restored. Until a crawl has compared everything its answers are not believed
+// alone.
+func (g *Gateway) Distrust(ctx context.Context, name string) error {
+	g.admin.Lock()
+	defer g.admin.Unlock()
+	m, err := g.member(name)
+	if err != nil {
+		return err
+	}
+	if m.state.Load() != active {
+		return fmt.Errorf("distrust %s: %w: it is not active", name, ErrRefused)
+	}
+	m.doubted.Add(1)
+	return g.keepMember(ctx, m, active, true, false)
+}
+
+// CrawlSoon has the background crawl begin.
+func (g *Gateway) CrawlSoon() {
+	g.crawl.mu.Lock()
+	g.crawl.asked = true
+	g.crawl.mu.Unlock()
+	g.changed.Fire()
+}

@@ -1,0 +1,491 @@
+package gateway_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nearkey/nearkey/gateway"
+	"github.com/nearkey/nearkey/kv"
+	"github.com/nearkey/nearkey/kv/kvtest"
+	"github.com/nearkey/nearkey/store/memory"
+)
+
+// journal is a gateway.Journal in memory that can lose what is not durable.
+type journal struct {
+	mu      sync.Mutex // guards the rest
+	entries map[string][]byte
+	durable map[string][]byte
+}
+
+func newJournal() *journal {
+	return &journal{entries: map[string][]byte{}, durable: map[string][]byte{}}
+}
+
+func (j *journal) Apply(ctx context.Context, entries []gateway.Entry, durable bool) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, e := range entries {
+		if e.Value == nil {
+			delete(j.entries, e.Key)
+		} else {
+			j.entries[e.Key] = slices.Clone(e.Value)
+			if j.entries[e.Key] == nil {
+				j.entries[e.Key] = []byte{}
+			}
+		}
+	}
+	if durable {
+		j.durable = maps.Clone(j.entries)
+	}
+	return nil
+}
+
+func (j *journal) Load(each func(gateway.Entry) error) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(j.entries)) {
+		if err := each(gateway.Entry{Key: key, Value: j.entries[key]}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// crashed is the journal as a crash would leave it.
+func (j *journal) crashed() *journal {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return &journal{entries: maps.Clone(j.durable), durable: maps.Clone(j.durable)}
+}
+
+// provider is a memory store that can be refused, hung and rolled back.
+type provider struct {
+	mu    sync.Mutex // guards the rest
+	store *memory.Store
+	fault kvtest.Fault
+	slow  time.Duration
+	calls int
+}
+
+func newProvider() *provider { return &provider{store: memory.New()} }
+
+func (p *provider) set(fault kvtest.Fault, slow time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault, p.slow = fault, slow
+}
+
+// under is the store itself.
+func (p *provider) under() *memory.Store {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.store
+}
+
+// replace puts another store in the place of the provider's.
+func (p *provider) replace(s *memory.Store) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.store = s
+}
+
+func (p *provider) do(ctx context.Context, f func(s *memory.Store) error) error {
+	p.mu.Lock()
+	fault, slow, store := p.fault, p.slow, p.store
+	p.calls++
+	p.mu.Unlock()
+	if slow > 0 {
+		select {
+		case <-time.After(slow):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	switch fault {
+	case kvtest.Refused:
+		return fmt.Errorf("%w: %w", kv.ErrUnavailable, kvtest.ErrInjected)
+	case kvtest.Unacknowledged:
+		if err := f(store); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: %w", kv.ErrUnknown, kvtest.ErrInjected)
+	case kvtest.Hang:
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return f(store)
+}
+
+func (p *provider) Get(ctx context.Context, ref kv.Ref, _ time.Duration) (rec kv.Record, err error) {
+	err = p.do(ctx, func(s *memory.Store) (err error) { rec, err = s.Get(ctx, ref, 0); return err })
+	return rec, err
+}
+
+func (p *provider) Put(ctx context.Context, ref kv.Ref, rec kv.Record) error {
+	return p.do(ctx, func(s *memory.Store) error { return s.Put(ctx, ref, rec) })
+}
+
+func (p *provider) PutMany(ctx context.Context, writes []kv.Write) error {
+	return p.do(ctx, func(s *memory.Store) error { return s.PutMany(ctx, writes) })
+}
+
+func (p *provider) List(ctx context.Context, ns kv.NamespaceID, opts kv.ListOptions) (page kv.Page, err error) {
+	err = p.do(ctx, func(s *memory.Store) (err error) { page, err = s.List(ctx, ns, opts); return err })
+	return page, err
+}
+
+func (p *provider) Namespaces(ctx context.Context, after kv.NamespaceID, limit int) (ids []kv.NamespaceID, err error) {
+	err = p.do(ctx, func(s *memory.Store) (err error) { ids, err = s.Namespaces(ctx, after, limit); return err })
+	return ids, err
+}
+
+func (p *provider) Forget(ctx context.Context, tombs []kv.Tomb) error {
+	return p.do(ctx, func(s *memory.Store) error { return s.Forget(ctx, tombs) })
+}
+
+func (p *provider) Drop(ctx context.Context, ns kv.NamespaceID) error {
+	return p.do(ctx, func(s *memory.Store) error { return s.Drop(ctx, ns) })
+}
+
+// world is a gateway of providers a and b that runs in a bubble.
+type world struct {
+	*gateway.Gateway
+	t       *testing.T
+	a, b    *provider
+	journal *journal
+	opts    gateway.Options
+	stop    func()
+}
+
+var ns = kv.NamespaceID{7}
+
+func ref(key string) kv.Ref { return kv.Ref{Namespace: ns, Key: key} }
+
+// at is a version of a time.
+func at(t time.Time) kv.Version { return kv.NewVersion(t.UnixNano(), 1, 1) }
+
+func value(v kv.Version, text string) kv.Record { return kv.Record{Version: v, Value: []byte(text)} }
+
+func inWorld(t *testing.T, opts gateway.Options, f func(w *world)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, a: newProvider(), b: newProvider(), journal: newJournal(), opts: opts}
+		w.start()
+		f(w)
+		w.stop()
+	})
+}
+
+func (w *world) providers() []gateway.Provider {
+	return []gateway.Provider{{Name: "a", Store: w.a}, {Name: "b", Store: w.b}}
+}
+
+// start begins a gateway and waits until it believes both.
+func (w *world) start() {
+	w.t.Helper()
+	var err error
+	w.opts.Journal = w.journal
+	if w.Gateway, err = gateway.New(w.providers(), w.opts); err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	done := make(chan error, 1)
+	go func(g *gateway.Gateway) { done <- g.Run(ctx) }(w.Gateway)
+	w.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			w.t.Errorf("run: %v", err)
+		}
+	}
+	time.Sleep(5 * time.Second)
+}
+
+// crash begins another gateway with what the journal has kept for certain.
+func (w *world) crash() {
+	w.t.Helper()
+	w.journal = w.journal.crashed()
+	w.stop()
+	w.start()
+}
+
+func (w *world) put(key string, rec kv.Record) {
+	w.t.Helper()
+	if err := w.Put(w.t.Context(), ref(key), rec); err != nil {
+		w.t.Fatalf("put %q: %v", key, err)
+	}
+}
+
+// has checks what a store has of a key.
+func (w *world) has(store kv.Store, key string, want kv.Record) {
+	w.t.Helper()
+	got, err := store.Get(w.t.Context(), ref(key), 0)
+	if err != nil || got.Compare(want) != 0 {
+		w.t.Errorf("key %q: %+v, %v; want %+v", key, got, err, want)
+	}
+}
+
+func TestLaws(t *testing.T) {
+	for n := 1; n <= 3; n++ {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			kvtest.Run(t, func(t *testing.T) kv.Store { return openGateway(t, n, gateway.Options{}) })
+		})
+	}
+	t.Run("both", func(t *testing.T) {
+		kvtest.Run(t, func(t *testing.T) kv.Store {
+			return openGateway(t, 2, gateway.Options{Both: func(kv.NamespaceID) bool { return true }})
+		})
+	})
+	t.Run("hedged", func(t *testing.T) {
+		kvtest.Run(t, func(t *testing.T) kv.Store { return openGateway(t, 2, gateway.Options{Hedge: time.Millisecond}) })
+	})
+}
+
+// openGateway returns a running gateway of n memory stores.
+func openGateway(t *testing.T, n int, opts gateway.Options) *gateway.Gateway {
+	var providers []gateway.Provider
+	for i := range n {
+		providers = append(providers, gateway.Provider{Name: fmt.Sprint("p", i), Store: memory.New()})
+	}
+	opts.Journal = newJournal()
+	g, err := gateway.New(providers, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	return g
+}
+
+// A write succeeds while one provider refuses or hangs, costs no more than the
+// other one takes, and reaches the first one when it is back.
+func TestOneProviderFails(t *testing.T) {
+	for _, fault := range []kvtest.Fault{kvtest.Refused, kvtest.Unacknowledged, kvtest.Hang} {
+		t.Run(fmt.Sprint(fault), func(t *testing.T) {
+			inWorld(t, gateway.Options{}, func(w *world) {
+				w.b.set(fault, 0)
+				first := time.Now()
+				for i := range 100 {
+					w.put(fmt.Sprint(i), value(at(first), "new"))
+				}
+				for i := range 100 {
+					w.has(w.Gateway, fmt.Sprint(i), value(at(first), "new"))
+				}
+				if d := time.Since(first); d != 0 {
+					t.Errorf("100 puts and reads took %v", d)
+				}
+				for i := range 100 { // misses wait for b until it is known to be down
+					w.has(w.Gateway, fmt.Sprint("none ", i), kv.Record{})
+				}
+				if d := time.Since(first); d > 3*time.Second {
+					t.Errorf("100 misses took %v", d)
+				}
+				page, err := w.List(w.t.Context(), ns, kv.ListOptions{})
+				if err != nil || len(page.Keys) != 100 {
+					t.Errorf("list: %d keys, %v", len(page.Keys), err)
+				}
+				time.Sleep(3 * time.Second)
+				if s := w.Status(); s.Queue.Depth != 100 || s.Providers[1].Queued != 100 || s.Queue.Oldest < 3*time.Second {
+					t.Errorf("%+v", s)
+				}
+				w.b.set(kvtest.None, 0)
+				time.Sleep(time.Minute)
+				for i := range 100 {
+					w.has(w.b.under(), fmt.Sprint(i), value(at(first), "new"))
+				}
+				if s := w.Status(); s.Queue.Depth != 0 || s.Queue.Repaired == 0 {
+					t.Errorf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
+// If all fail the error says whether the write may have been stored, and what
+// became of it is settled when they are back.
+func TestAllFail(t *testing.T) {
+	inWorld(t, gateway.Options{}, func(w *world) {
+		v := value(at(time.Now()), "v")
+		w.a.set(kvtest.Refused, 0)
+		w.b.set(kvtest.Unacknowledged, 0)
+		if err := w.Put(w.t.Context(), ref("k"), v); !errors.Is(err, kv.ErrUnknown) {
+			t.Errorf("put that may be stored: %v", err)
+		}
+		w.a.set(kvtest.None, 0)
+		w.b.set(kvtest.None, 0)
+		time.Sleep(time.Minute)
+		w.has(w.a.under(), "k", v)
+		w.has(w.b.under(), "k", v)
+		w.a.set(kvtest.Hang, 0)
+		w.b.set(kvtest.Hang, 0)
+		time.Sleep(3 * time.Second)
+		if err := w.Put(w.t.Context(), ref("k"), v); !errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrUnknown) {
+			t.Errorf("put with both down: %v", err)
+		}
+		if _, err := w.Get(w.t.Context(), ref("k"), 0); !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("get with both down: %v", err)
+		}
+		if w.Ready() == nil {
+			t.Error("ready with both down")
+		}
+	})
+}
+
+// The read that follows a write sees it, though the slower provider still has the
+// older record and answers first.
+func TestReadAfterWrite(t *testing.T) {
+	inWorld(t, gateway.Options{}, func(w *world) {
+		older := value(at(time.Now()), "older")
+		w.put("k", older)
+		time.Sleep(time.Second)
+		for _, rec := range []kv.Record{value(at(time.Now()), "newer"), kv.Tombstone(at(time.Now().Add(time.Second)))} {
+			w.b.set(kvtest.Refused, 0)
+			w.put("k", rec)
+			w.b.set(kvtest.None, 0)
+			w.a.set(kvtest.None, 50*time.Millisecond)
+			w.has(w.Gateway, "k", rec)
+			page, err := w.List(w.t.Context(), ns, kv.ListOptions{})
+			if err != nil || len(page.Keys) != 1 || page.Keys[0].Record.Version != rec.Version {
+				t.Errorf("list: %+v, %v", page, err)
+			}
+			many, err := w.GetMany(w.t.Context(), []kv.Ref{ref("k"), ref("none")}, 0)
+			if err != nil || many[0].Compare(rec) != 0 || !many[1].Absent() {
+				t.Errorf("get many: %+v, %v", many, err)
+			}
+			w.a.set(kvtest.None, 0)
+			time.Sleep(time.Minute)
+		}
+	})
+}
+
+// What is known to be older than what was acknowledged is marked.
+func TestStale(t *testing.T) {
+	inWorld(t, gateway.Options{}, func(w *world) {
+		older := value(at(time.Now()), "older")
+		w.put("k", older)
+		w.b.set(kvtest.Refused, 0)
+		w.put("k", value(at(time.Now().Add(1)), "newer"))
+		w.b.set(kvtest.None, 0)
+		w.a.set(kvtest.Hang, 0)
+		time.Sleep(3 * time.Second)
+		a, err := w.GetAnswer(w.t.Context(), ref("k"), 0)
+		if err != nil || a.Compare(older) != 0 || a.Cache != kv.Stale || a.Age < 3*time.Second {
+			t.Errorf("%+v, %v", a, err)
+		}
+	})
+}
+
+// A namespace may want all providers.
+func TestBoth(t *testing.T) {
+	inWorld(t, gateway.Options{Both: func(id kv.NamespaceID) bool { return id == ns }}, func(w *world) {
+		w.b.set(kvtest.None, 300*time.Millisecond)
+		began := time.Now()
+		w.put("k", value(at(time.Now()), "v"))
+		if time.Since(began) < 300*time.Millisecond {
+			t.Error("acknowledged before b had it")
+		}
+		w.b.set(kvtest.Refused, 0)
+		if err := w.Put(w.t.Context(), ref("k"), value(at(time.Now().Add(1)), "w")); !errors.Is(err, kv.ErrUnknown) {
+			t.Errorf("put with one provider down: %v", err)
+		}
+	})
+}
+
+// The queue survives a crash; so does the knowledge that its last notes may not have.
+func TestCrash(t *testing.T) {
+	inWorld(t, gateway.Options{CrawlEvery: -1}, func(w *world) {
+		older := value(at(time.Now()), "older")
+		w.put("late", older)
+		time.Sleep(time.Second)
+		w.b.set(kvtest.Refused, 0)
+		newer := value(at(time.Now()), "newer")
+		w.put("noted", newer)
+		time.Sleep(time.Second)
+		w.put("late", newer) // and the crash comes before the journal has it
+		w.journal = w.journal.crashed()
+		w.stop()
+		w.b.set(kvtest.None, 0)
+		w.a.set(kvtest.None, 10*time.Millisecond)
+		var err error
+		w.opts.Journal = w.journal
+		if w.Gateway, err = gateway.New(w.providers(), w.opts); err != nil {
+			t.Fatal(err)
+		}
+		w.has(w.Gateway, "late", newer) // b has the older one and answers first
+		w.start()
+		time.Sleep(time.Minute)
+		w.has(w.b.under(), "noted", newer)
+		w.has(w.b.under(), "late", newer)
+		if s := w.Status(); s.Queue.Depth != 0 || s.Queue.Dirty != 0 {
+			t.Errorf("%+v", s.Queue)
+		}
+	})
+}
+
+// Each of the ways of repair finds what the others were not there for; with all
+// of them off the difference stays.
+func TestMechanisms(t *testing.T) {
+	off := func(wr, rr, c bool) gateway.Mechanisms {
+		return gateway.Mechanisms{WriteRepair: wr, ReadRepair: rr, Crawl: c}
+	}
+	for _, test := range []struct {
+		name string
+		off  gateway.Mechanisms
+		heal bool
+	}{
+		{"write repair", off(false, true, true), true},
+		{"read repair", off(true, false, true), true},
+		{"crawl", off(true, true, false), true},
+		{"none", off(true, true, true), false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inWorld(t, gateway.Options{Off: test.off, CrawlEvery: time.Minute}, func(w *world) {
+				w.b.set(kvtest.Refused, 0)
+				v := value(at(time.Now()), "v")
+				w.put("k", v)
+				w.b.set(kvtest.None, 0)
+				time.Sleep(2 * time.Second)
+				w.has(w.Gateway, "k", v)
+				time.Sleep(3 * time.Minute)
+				got, err := w.b.under().Get(w.t.Context(), ref("k"), 0)
+				if err != nil || got.Absent() == test.heal {
+					t.Errorf("%+v, %v; healed: want %v", got, err, test.heal)
+				}
+			})
+		})
+	}
+}
+
+// Tombstones are removed when all have them and they are old enough, and not before.
+func TestForget(t *testing.T) {
+	inWorld(t, gateway.Options{CrawlEvery: time.Minute, ForgetAfter: time.Hour}, func(w *world) {
+		dead := kv.Tombstone(at(time.Now()))
+		w.put("k", value(at(time.Now().Add(-time.Hour)), "v"))
+		w.put("k", dead)
+		time.Sleep(50 * time.Minute)
+		w.has(w.a.under(), "k", dead)
+		w.has(w.b.under(), "k", dead)
+		w.b.set(kvtest.Hang, 0)
+		time.Sleep(30 * time.Minute)
+		w.has(w.a.under(), "k", dead)
+		w.b.set(kvtest.None, 0)
+		time.Sleep(5 * time.Minute)
+		w.has(w.a.under(), "k", kv.Record{})
+		w.has(w.b.under(), "k", kv.Record{})
+	})
+}

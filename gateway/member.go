@@ -1,0 +1,216 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/bits"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nearkey/nearkey/internal/guard"
+	"github.com/nearkey/nearkey/kv"
+)
+
+// mask is a set of members.
+type mask uint8
+
+func (m mask) has(o mask) bool { return m&o != 0 }
+
+func (m mask) count() int { return bits.OnesCount8(uint8(m)) }
+
+// State is what a provider is used for.
+type State string
+
+// The states of a provider.
+const (
+	Active  State = "active"  // it answers, and what it has is acknowledged
+	Filling State = "filling" // it is written to and filled, and not asked
+	Removed State = "removed" // it is not used
+)
+
+// The states in a form that is cheap to look at.
+const (
+	active int32 = iota
+	filling
+	removed
+)
+
+var states = [...]State{active: Active, filling: Filling, removed: Removed}
+
+// member is a provider in use.
+type member struct {
+	name   string
+	bit    mask
+	store  *guard.Store
+	probes func() []kv.NamespaceID
+
+	state      atomic.Int32
+	distrusted atomic.Bool   // its answers are not believed alone until a crawl has compared all
+	doubted    atomic.Uint64 // counts the times it was distrusted or put to be filled
+	filled     atomic.Bool   // a crawl has gone all through since filling began
+	repaired   atomic.Uint64 // records put into it by repair
+
+	mu     sync.Mutex // guards pulses
+	pulses map[kv.NamespaceID]pulse
+}
+
+// with returns the members that are in one of the given states.
+func (g *Gateway) with(wanted ...int32) []*member {
+	found := make([]*member, 0, len(g.members))
+	for _, m := range g.members {
+		state := m.state.Load()
+		for _, w := range wanted {
+			if w == state {
+				found = append(found, m)
+			}
+		}
+	}
+	return found
+}
+
+func (g *Gateway) mask(wanted ...int32) mask { return maskOf(g.with(wanted...)) }
+
+func maskOf(members []*member) (all mask) {
+	for _, m := range members {
+		all |= m.bit
+	}
+	return all
+}
+
+// upMask is the members in use that are up.
+func (g *Gateway) upMask() (up mask) {
+	for _, m := range g.with(active, filling) {
+		if m.store.Up() {
+			up |= m.bit
+		}
+	}
+	return up
+}
+
+// kept is what the journal keeps of a member.
+type kept struct {
+	Bit        mask  `json:"bit"`
+	State      State `json:"state"`
+	Distrusted bool  `json:"distrusted,omitempty"`
+	Filled     bool  `json:"filled,omitempty"`
+}
+
+// keepMember makes the state of a member durable.
+func (g *Gateway) keepMember(ctx context.Context, m *member, state int32, distrusted, filled bool) error {
+	data, err := json.Marshal(kept{Bit: m.bit, State: states[state], Distrusted: distrusted, Filled: filled})
+	if err != nil {
+		return fmt.Errorf("keep the state of provider %s: %w", m.name, err)
+	}
+	if err := g.opts.Journal.Apply(ctx, []Entry{{Key: keyMember + m.name, Value: data}}, true); err != nil {
+		return fmt.Errorf("keep the state of provider %s: %w", m.name, err)
+	}
+	m.state.Store(state)
+	m.distrusted.Store(distrusted)
+	m.filled.Store(filled)
+	g.changed.Fire()
+	return nil
+}
+
+// pulse is a record that the gateway writes into a provider again and again.
+type pulse struct {
+	Version kv.Version // acknowledged
+	written time.Time  // when
+}
+
+// pulseNamespace is where the pulse of a provider is that names no places itself.
+var pulseNamespace = kv.NamespaceID{
+	0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd}
+
+// pulseEvery is how often a pulse is written.
+const pulseEvery = time.Second
+
+// hidden reports whether a namespace is of the gateway's own use.
+func (g *Gateway) hidden(ns kv.NamespaceID) bool {
+	if ns == pulseNamespace {
+		return true
+	}
+	for _, m := range g.members {
+		for _, own := range m.probes() {
+			if ns == own {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// probe asks every part of a provider for its pulse, and writes a new one. It
+// fails if no part answers: one that fails alone is its own slots' matter.
+func (g *Gateway) probe(ctx context.Context, m *member, store kv.Store) error {
+	places := m.probes()
+	errs := make([]error, len(places))
+	var all sync.WaitGroup
+	for i, ns := range places {
+		all.Go(func() { errs[i] = g.beat(ctx, m, store, ns) })
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err == nil {
+			return nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// beat reads and writes one pulse.
+func (g *Gateway) beat(ctx context.Context, m *member, store kv.Store, ns kv.NamespaceID) error {
+	m.mu.Lock()
+	last := m.pulses[ns]
+	m.mu.Unlock()
+	ref := kv.Ref{Namespace: ns, Key: fmt.Sprintf("pulse-%04x", g.opts.Node)}
+	rec, err := store.Get(ctx, ref, 0)
+	if err != nil {
+		return err
+	}
+	if rec.Version.Compare(last.Version) < 0 {
+		if err := g.wentBack(ctx, m, last.Version, rec.Version); err != nil {
+			return err
+		}
+	} else if time.Since(last.written) < pulseEvery {
+		return nil
+	}
+	version, err := g.stamp.Stamp()
+	if err != nil {
+		return err
+	}
+	next := pulse{Version: version, written: time.Now()}
+	if err := store.Put(ctx, ref, kv.Record{Version: next.Version, Value: []byte(next.written.UTC().Format(time.RFC3339Nano))}); err != nil {
+		if rec.Version.Compare(last.Version) == 0 { // it answers; that it does not take writes, writes will tell
+			return nil
+		}
+		return err
+	}
+	m.mu.Lock()
+	m.pulses[ns] = next
+	m.mu.Unlock()
+	return g.opts.Journal.Apply(ctx, []Entry{{Key: keyPulse + m.name + "/" + string(ns[:]), Value: next.Version[:]}}, false)
+}
+
+// wentBack is called when a provider shows an older pulse than it acknowledged.
+func (g *Gateway) wentBack(ctx context.Context, m *member, from, to kv.Version) error {
+	g.opts.Logger.Error("a provider has gone back in time: it lacks writes that it had acknowledged",
+		"provider", m.name, "from", from.Time(), "to", to.Time())
+	g.admin.Lock()
+	defer g.admin.Unlock()
+	if m.state.Load() == removed {
+		return nil
+	}
+	m.doubted.Add(1)
+	if m.state.Load() == filling {
+		return g.keepMember(ctx, m, filling, false, false)
+	}
+	if g.opts.ForgetAfter > 0 && time.Since(to.Time()) > g.opts.ForgetAfter && len(g.with(active)) > 1 {
+		g.opts.Logger.Error("a provider is older than tombstones are kept and would bring deleted keys back; it is taken out of service and must be filled anew",
+			"provider", m.name, "forget_after", g.opts.ForgetAfter)
+		return g.keepMember(ctx, m, removed, false, false)
+	}
+	return g.keepMember(ctx, m, active, true, false)
+}

@@ -1,0 +1,370 @@
+package gateway
+
+import (
+	"hash/maphash"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nearkey/nearkey/kv"
+)
+
+// entry is what the queue knows of a key in which providers differ, or may.
+type entry struct {
+	want    kv.Version // the newest version that is known to be somewhere; zero: none is
+	unsure  kv.Version // the newest version of which it is not known whether it is anywhere
+	lacking mask       // who may not have want
+	since   time.Time  // when the oldest of what is lacking was acknowledged
+
+	parked bool      // for the repairers; otherwise its writes are still under way
+	busy   bool      // a repairer has it
+	told   uint64    // counts what was learnt of the key
+	tries  int       // of the repairers, in vain
+	due    time.Time // not before this
+}
+
+// queueParts is the number of parts of the queue, each with its lock.
+const queueParts = 64
+
+// queue is the keys in which providers differ, each once. Entries come with every
+// write and go when the slower provider has it too; those that are parked are
+// repaired, and kept by the journal.
+type queue struct {
+	opts  Options
+	doubt *doubt
+	wake  func()
+	seed  maphash.Seed
+	parts [queueParts]queuePart
+
+	depth  atomic.Int64 // parked
+	counts [MaxProviders]atomic.Int64
+	next   atomic.Uint32
+
+	enqueued, repaired, dropped atomic.Uint64
+
+	journal sync.Mutex // held while the journal is written: what is newer comes later
+	mu      sync.Mutex // guards unkept
+	unkept  map[kv.Ref]struct{}
+	unkeptC chan struct{} // there is something in unkept
+}
+
+type queuePart struct {
+	mu      sync.Mutex // guards entries
+	entries map[kv.Ref]*entry
+}
+
+func newQueue(opts Options, doubt *doubt, wake func()) *queue {
+	q := &queue{opts: opts, doubt: doubt, wake: wake, seed: maphash.MakeSeed(),
+		unkept: map[kv.Ref]struct{}{}, unkeptC: make(chan struct{}, 1)}
+	for i := range q.parts {
+		q.parts[i].entries = map[kv.Ref]*entry{}
+	}
+	return q
+}
+
+func (q *queue) part(ref kv.Ref) *queuePart {
+	return &q.parts[maphash.Comparable(q.seed, ref)%queueParts]
+}
+
+// lacks tells who may lack a key's newest version, which that is, and since when.
+func (q *queue) lacks(ref kv.Ref) (lacking mask, want kv.Version, since time.Time) {
+	p := q.part(ref)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if e := p.entries[ref]; e != nil {
+		return e.lacking, e.want, e.since
+	}
+	return 0, kv.Version{}, time.Time{}
+}
+
+// acked notes that members have a version and others lack it: late ones are still
+// being written to, failed ones are not.
+func (q *queue) acked(ref kv.Ref, v kv.Version, have, late, failed mask) {
+	if q.opts.Off.WriteRepair {
+		failed = 0
+	}
+	q.change(ref, func(e *entry) {
+		if v.Compare(e.want) < 0 {
+			return
+		}
+		e.want = v
+		e.lacking = (e.lacking | late | failed) &^ have
+		e.parked = e.parked || failed != 0
+	})
+}
+
+// has notes that a member has a version.
+func (q *queue) has(ref kv.Ref, v kv.Version, have mask) {
+	q.change(ref, func(e *entry) {
+		if v.Compare(e.want) >= 0 && v.Compare(e.unsure) >= 0 {
+			e.lacking &^= have
+		}
+	})
+}
+
+// failed notes that a write that went on after its answer did not reach a member.
+func (q *queue) failed(ref kv.Ref, v kv.Version, lacking mask) {
+	q.change(ref, func(e *entry) {
+		if q.opts.Off.WriteRepair {
+			if v.Compare(e.want) >= 0 {
+				e.lacking &^= lacking
+			}
+			return
+		}
+		e.parked = e.parked || e.lacking.has(lacking)
+	})
+}
+
+// unsure notes a version of which it is not known who has it, if anybody.
+func (q *queue) unsure(ref kv.Ref, v kv.Version, all mask) {
+	q.change(ref, func(e *entry) {
+		if v.Compare(e.unsure) > 0 {
+			e.unsure = v
+		}
+		e.lacking |= all
+		e.parked = true
+	})
+}
+
+// differ notes that members lack a version that others have.
+func (q *queue) differ(ref kv.Ref, v kv.Version, lacking mask) {
+	q.change(ref, func(e *entry) {
+		if v.Compare(e.want) < 0 {
+			return
+		}
+		e.want = v
+		e.lacking |= lacking
+		e.parked = true
+	})
+}
+
+// change changes the entry of a key, which is made if there is none and removed
+// if nothing is lacking any more.
+func (q *queue) change(ref kv.Ref, f func(e *entry)) {
+	p := q.part(ref)
+	p.mu.Lock()
+	e, was := p.entries[ref], entry{}
+	if e == nil {
+		e = &entry{since: time.Now()}
+	} else {
+		was = *e
+	}
+	f(e)
+	e.told++
+	wake := e.parked && e.lacking != 0 && !was.parked
+	if wake && q.depth.Load() >= int64(q.opts.MaxQueued) {
+		q.dropped.Add(1)
+		q.doubt.overflow(ref.Namespace, e.lacking)
+		e.lacking = 0
+	}
+	if e.lacking == 0 {
+		delete(p.entries, ref)
+		e.parked = false
+	} else {
+		p.entries[ref] = e
+	}
+	q.count(was, *e)
+	p.mu.Unlock()
+	if was.parked || e.parked {
+		q.unkeep(ref)
+	}
+	if wake {
+		q.enqueued.Add(1)
+		q.wake()
+	}
+}
+
+// count keeps the numbers of parked entries.
+func (q *queue) count(was, is entry) {
+	before, after := mask(0), mask(0)
+	if was.parked {
+		before = was.lacking
+	}
+	if is.parked {
+		after = is.lacking
+	}
+	if before == after {
+		return
+	}
+	for i := range q.counts {
+		bit := mask(1) << i
+		switch {
+		case before.has(bit) && !after.has(bit):
+			q.counts[i].Add(-1)
+		case !before.has(bit) && after.has(bit):
+			q.counts[i].Add(1)
+		}
+	}
+	switch {
+	case before == 0:
+		q.depth.Add(1)
+	case after == 0:
+		q.depth.Add(-1)
+	}
+}
+
+// task is an entry in the hands of a repairer.
+type task struct {
+	ref          kv.Ref
+	want, unsure kv.Version
+	lacking      mask
+	told         uint64
+}
+
+// take returns at most n entries of one kind that a repairer can do something
+// about: somebody who lacks the key is up, and somebody to read it from.
+func (q *queue) take(now time.Time, up, used mask, n int) []task {
+	if q.depth.Load() == 0 {
+		return nil
+	}
+	var tasks []task
+	first := q.next.Add(1)
+	for i := range uint32(queueParts) {
+		p := &q.parts[(first+i)%queueParts]
+		p.mu.Lock()
+		for ref, e := range p.entries {
+			if len(tasks) == n {
+				break
+			}
+			if !e.parked || e.busy || now.Before(e.due) || !repairable(e.lacking&used, up, used) ||
+				len(tasks) > 0 && tasks[0].lacking != e.lacking {
+				continue
+			}
+			e.busy = true
+			tasks = append(tasks, task{ref: ref, want: e.want, unsure: e.unsure, lacking: e.lacking, told: e.told})
+		}
+		p.mu.Unlock()
+		if len(tasks) > 0 {
+			return tasks
+		}
+	}
+	return nil
+}
+
+// repairable reports whether something can be done about a key: some who lack it
+// are up and somebody who has it is, or all are up.
+func repairable(lacking, up, used mask) bool {
+	return lacking == 0 || lacking.has(up) && (used&^lacking).has(up) || up == used
+}
+
+// gone takes back what a repairer had: done says that all who are in use have the
+// same.
+func (q *queue) gone(t task, done bool) {
+	p := q.part(t.ref)
+	p.mu.Lock()
+	e := p.entries[t.ref]
+	if e == nil {
+		p.mu.Unlock()
+		return
+	}
+	was := *e
+	e.busy = false
+	if done && e.told == t.told {
+		e.lacking = 0
+	}
+	if e.lacking == 0 {
+		delete(p.entries, t.ref)
+	} else if !done {
+		e.tries++
+		e.due = time.Now().Add(backOff(e.tries))
+	}
+	q.count(was, *e)
+	p.mu.Unlock()
+	if e.lacking == 0 {
+		q.unkeep(t.ref)
+	}
+}
+
+// The times between attempts to repair a key.
+const (
+	backOffLeast = 100 * time.Millisecond
+	backOffMost  = 30 * time.Second
+)
+
+func backOff(tries int) time.Duration {
+	d := min(backOffMost, backOffLeast<<min(tries, 10))
+	return d/2 + rand.N(d)
+}
+
+// hasten makes all entries due: something has changed.
+func (q *queue) hasten() {
+	for i := range q.parts {
+		p := &q.parts[i]
+		p.mu.Lock()
+		for _, e := range p.entries {
+			e.due, e.tries = time.Time{}, 0
+		}
+		p.mu.Unlock()
+	}
+}
+
+// without takes members out of all entries: they are not used any more.
+func (q *queue) without(gone mask) {
+	for i := range q.parts {
+		p := &q.parts[i]
+		var refs []kv.Ref
+		p.mu.Lock()
+		for ref, e := range p.entries {
+			if e.lacking.has(gone) {
+				refs = append(refs, ref)
+			}
+		}
+		p.mu.Unlock()
+		for _, ref := range refs {
+			q.change(ref, func(e *entry) { e.lacking &^= gone })
+		}
+	}
+}
+
+// forgetAll forgets the keys of a namespace that was dropped.
+func (q *queue) forgetAll(ns kv.NamespaceID) {
+	for i := range q.parts {
+		p := &q.parts[i]
+		var refs []kv.Ref
+		p.mu.Lock()
+		for ref, e := range p.entries {
+			if ref.Namespace == ns && e.parked {
+				refs = append(refs, ref)
+			}
+		}
+		p.mu.Unlock()
+		for _, ref := range refs {
+			q.change(ref, func(e *entry) { e.lacking = 0 })
+		}
+	}
+}
+
+// only reports the parked keys that some lack and that only who is in have can give.
+func (q *queue) only(have, used mask) (keys int) {
+	q.each(func(_ kv.Ref, e *entry) {
+		if (used&^e.lacking)&^have == 0 {
+			keys++
+		}
+	})
+	return keys
+}
+
+// oldest is since when the oldest parked entry waits; zero: there is none.
+func (q *queue) oldest() (since time.Time) {
+	q.each(func(_ kv.Ref, e *entry) {
+		if since.IsZero() || e.since.Before(since) {
+			since = e.since
+		}
+	})
+	return since
+}
+
+// each calls f for every parked entry, with its part locked.
+func (q *queue) each(f func(ref kv.Ref, e *entry)) {
+	for i := range q.parts {
+		p := &q.parts[i]
+		p.mu.Lock()
+		for ref, e := range p.entries {
+			if e.parked {
+				f(ref, e)
+			}
+		}
+		p.mu.Unlock()
+	}
+}

@@ -1,0 +1,194 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/nearkey/nearkey/internal/guard"
+	"github.com/nearkey/nearkey/kv"
+)
+
+// How keys are repaired.
+const (
+	repairers   = 4        // batches at once
+	repairKeys  = 256      // in one batch
+	repairBytes = 64 << 20 // of large values that one batch holds
+	repairLook  = time.Second
+)
+
+// repairLoop repairs what is parked in the queue until ctx ends.
+func (g *Gateway) repairLoop(ctx context.Context) {
+	for ctx.Err() == nil {
+		changed := g.changed.C()
+		g.dropLate(ctx)
+		used := g.mask(active, filling)
+		tasks := g.queue.take(time.Now(), g.upMask(), used, repairKeys)
+		if len(tasks) > 0 {
+			g.repairTasks(ctx, tasks)
+			continue
+		}
+		wait := time.NewTimer(repairLook)
+		if g.queue.depth.Load() > 0 {
+			wait.Reset(backOffLeast)
+		}
+		select {
+		case <-changed:
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+		wait.Stop()
+	}
+}
+
+// repairTasks repairs keys of one kind, in smaller batches if their values are
+// large or some of them fail.
+func (g *Gateway) repairTasks(ctx context.Context, tasks []task) {
+	err := g.repairBatch(ctx, tasks, len(tasks) > 1)
+	if err == nil {
+		return
+	}
+	var down *guard.DownError
+	if len(tasks) > 1 && ctx.Err() == nil && !errors.As(err, &down) { // perhaps it is only one of them
+		g.repairTasks(ctx, tasks[:len(tasks)/2])
+		g.repairTasks(ctx, tasks[len(tasks)/2:])
+		return
+	}
+	g.opts.Logger.Debug("repair keys; it is tried again", "keys", len(tasks), "error", err)
+	for _, t := range tasks {
+		g.queue.gone(t, false)
+	}
+}
+
+// repairBatch brings the newest records of keys to those who lack them. It either
+// gives all tasks back to the queue or returns an error.
+func (g *Gateway) repairBatch(ctx context.Context, tasks []task, bounded bool) error {
+	up := g.upMask()
+	used := g.with(active, filling)
+	lacking := tasks[0].lacking & maskOf(used)
+	refs := make([]kv.Ref, len(tasks))
+	for i := range tasks {
+		refs[i] = tasks[i].ref
+	}
+	reading := ctx
+	if bounded {
+		var held atomic.Int64
+		reading = kv.WithReserver(ctx, func(n int64) error {
+			if held.Add(n) > repairBytes {
+				return fmt.Errorf("a batch of keys to repair: %w", kv.ErrOverloaded)
+			}
+			return nil
+		})
+	}
+	recs, read, err := g.readForRepair(reading, used, up, lacking, refs)
+	if err != nil {
+		return err
+	}
+	newest := make([]kv.Record, len(refs))
+	for _, of := range recs {
+		for i := range of {
+			newest[i] = kv.Merge(newest[i], of[i])
+		}
+	}
+	done := make([]bool, len(tasks))
+	for i := range tasks {
+		done[i] = (read|lacking&up) == maskOf(used) && tasks[i].want.Compare(newest[i].Version) <= 0
+	}
+	for _, m := range used {
+		if !up.has(m.bit) {
+			continue
+		}
+		if err := g.bring(ctx, m, refs, newest, recs[m.bit], tasks, done); err != nil {
+			return err
+		}
+	}
+	g.queue.repaired.Add(uint64(len(tasks)))
+	for i, t := range tasks {
+		g.queue.gone(t, done[i])
+	}
+	return nil
+}
+
+// readForRepair reads keys from those who have them, or, if nobody is certain to,
+// from all.
+func (g *Gateway) readForRepair(ctx context.Context, used []*member, up, lacking mask, refs []kv.Ref) (recs map[mask][]kv.Record, read mask, err error) {
+	recs = map[mask][]kv.Record{}
+	all := lacking == maskOf(used)
+	var errs []error
+	for _, m := range used {
+		if !up.has(m.bit) || lacking.has(m.bit) && !all {
+			continue
+		}
+		got, err := m.store.GetMany(ctx, refs, 0)
+		switch {
+		case errors.Is(err, kv.ErrDamaged) && all && len(refs) == 1:
+			read |= m.bit // what it has is to be replaced
+			continue
+		case err != nil:
+			errs = append(errs, err)
+			continue
+		}
+		recs[m.bit] = got
+		read |= m.bit
+	}
+	if len(recs) == 0 {
+		return nil, 0, errors.Join(append(errs, kv.ErrUnavailable)...)
+	}
+	if all && len(errs) > 0 {
+		return nil, 0, errors.Join(errs...)
+	}
+	return recs, read, nil
+}
+
+// bring puts the newest records into a member that has others; had is nil if it was
+// not read. done keys are those that everybody will have.
+func (g *Gateway) bring(ctx context.Context, m *member, refs []kv.Ref, newest, had []kv.Record, tasks []task, done []bool) error {
+	var writes []kv.Write
+	for i, rec := range newest {
+		if rec.Absent() || had != nil && had[i].Compare(rec) == 0 {
+			continue
+		}
+		if had == nil && !tasks[i].lacking.has(m.bit) { // it was asked and did not answer
+			done[i] = false
+			continue
+		}
+		writes = append(writes, kv.Write{Ref: refs[i], Record: rec})
+	}
+	if len(writes) == 0 {
+		return nil
+	}
+	if err := m.store.PutMany(ctx, writes); err != nil {
+		return err
+	}
+	m.repaired.Add(uint64(len(writes)))
+	g.changes.add(writes)
+	for _, w := range writes {
+		g.queue.has(w.Ref, w.Record.Version, m.bit)
+	}
+	return nil
+}
+
+// dropLate drops namespaces from members that could not do so when asked.
+func (g *Gateway) dropLate(ctx context.Context) {
+	for ns, who := range g.doubt.toDrop() {
+		var able []*member
+		for _, m := range g.with(active, filling) {
+			if who.has(m.bit) && m.store.Up() {
+				able = append(able, m)
+			}
+		}
+		if len(able) == 0 || !g.doubt.claimDrop(ns) {
+			continue
+		}
+		_, done, err := g.dropFrom(ctx, ns, able)
+		g.queue.forgetAll(ns)
+		err = errors.Join(err, g.doubt.dropping(ctx, ns, who&^done))
+		g.doubt.releaseDrop(ns)
+		if err != nil && ctx.Err() == nil {
+			g.opts.Logger.Warn("drop a namespace from a provider; it is tried again", "namespace", ns, "error", err)
+			sleep(ctx, repairLook)
+		}
+	}
+}

@@ -1,0 +1,304 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nearkey/nearkey/internal/guard"
+	"github.com/nearkey/nearkey/kv"
+)
+
+// Put implements kv.Store. It returns when one active provider has the record, or
+// all have it if the namespace wants that.
+func (g *Gateway) Put(ctx context.Context, ref kv.Ref, rec kv.Record) error {
+	if rec.Absent() {
+		panic("gateway: put of an absent record")
+	}
+	return g.write(ctx, "put", []kv.Write{{Ref: ref, Record: rec}})
+}
+
+// PutMany implements the ability of kv.PutMany.
+func (g *Gateway) PutMany(ctx context.Context, writes []kv.Write) error {
+	if len(writes) == 0 {
+		return ctx.Err()
+	}
+	return g.write(ctx, "put many", writes)
+}
+
+// write puts records into all providers. The call ends with the caller's context;
+// the writes do not, so that a caller that gives up does not make them differ.
+func (g *Gateway) write(ctx context.Context, doing string, writes []kv.Write) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	both := false
+	for i := range writes {
+		ns := writes[i].Ref.Namespace
+		if i > 0 && ns == writes[i-1].Ref.Namespace {
+			continue
+		}
+		both = both || g.opts.Both(ns)
+		if err := g.doubt.writing(ctx, ns); err != nil {
+			// Writes go on without a journal: what is at stake is only how soon
+			// providers that differ are found to.
+			g.opts.Logger.Error("the journal of the gateway", "error", err)
+		}
+	}
+	w := g.begin(ctx, writes, both)
+	for w.left != 0 && !w.decided() {
+		select {
+		case o := <-w.outcomes:
+			w.take(o)
+		case <-ctx.Done():
+			g.goOn(w)
+			return fmt.Errorf("%s: %w", doing, ctx.Err())
+		}
+	}
+	err := w.err(doing)
+	g.goOn(w)
+	return err
+}
+
+// outcome is how the write to one member ended.
+type outcome struct {
+	m   *member
+	err error
+}
+
+// written is a write under way.
+type written struct {
+	g        *Gateway
+	writes   []kv.Write
+	both     bool
+	cancel   context.CancelFunc
+	bytes    int64
+	outcomes chan outcome
+	over     chan struct{} // closed when all is heard of, if that is after the answer
+
+	counting mask // active when the write began: their acknowledgement counts
+	left     mask // not heard of yet
+	have     mask
+	failed   mask
+	noted    bool // the queue knows who has it
+	maybe    bool // one of those that failed may have it all the same
+	errs     []error
+}
+
+// begin sends the writes to all who are in use.
+func (g *Gateway) begin(ctx context.Context, writes []kv.Write, both bool) *written {
+	members := g.with(active, filling)
+	w := &written{g: g, writes: writes, both: both, outcomes: make(chan outcome, len(members)), counting: g.mask(active)}
+	w.left = maskOf(members)
+	for i := range writes {
+		w.bytes += int64(writes[i].Record.Bytes() + len(writes[i].Ref.Key))
+	}
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w.cancel = cancel
+	for _, m := range members {
+		g.late.begin()
+		go func() {
+			defer g.late.end()
+			w.outcomes <- outcome{m, putAll(own, m.store, writes)}
+		}()
+	}
+	return w
+}
+
+func putAll(ctx context.Context, store *guard.Store, writes []kv.Write) error {
+	if len(writes) == 1 {
+		return store.Put(ctx, writes[0].Ref, writes[0].Record)
+	}
+	return store.PutMany(ctx, writes)
+}
+
+// decided reports whether enough is known for an answer.
+func (w *written) decided() bool {
+	if w.both {
+		return w.failed.has(w.counting)
+	}
+	return w.have.has(w.counting)
+}
+
+// take notes an outcome.
+func (w *written) take(o outcome) {
+	w.left &^= o.m.bit
+	if o.err == nil {
+		w.have |= o.m.bit
+	} else {
+		w.failed |= o.m.bit
+		w.maybe = w.maybe || !definite(o.err)
+		w.errs = append(w.errs, o.err)
+	}
+	q := w.g.queue
+	switch {
+	case !w.noted && w.have.has(w.counting):
+		w.noted = true
+		for i := range w.writes {
+			q.acked(w.writes[i].Ref, w.writes[i].Record.Version, w.have, w.left, w.failed)
+		}
+		w.g.changes.add(w.writes)
+	case w.noted && o.err == nil:
+		for i := range w.writes {
+			q.has(w.writes[i].Ref, w.writes[i].Record.Version, o.m.bit)
+		}
+	case w.noted:
+		for i := range w.writes {
+			q.failed(w.writes[i].Ref, w.writes[i].Record.Version, o.m.bit)
+		}
+	case w.left == 0 && (w.maybe || w.have != 0):
+		for i := range w.writes {
+			q.unsure(w.writes[i].Ref, w.writes[i].Record.Version, w.have|w.failed)
+		}
+	}
+}
+
+// definite reports whether an error says for certain that nothing was stored.
+func definite(err error) bool {
+	var down *guard.DownError
+	if errors.As(err, &down) {
+		return true
+	}
+	for _, kind := range []error{kv.ErrRule, kv.ErrFuture, kv.ErrFull, kv.ErrOverloaded} {
+		if errors.Is(err, kind) && !errors.Is(err, kv.ErrUnknown) {
+			return true
+		}
+	}
+	return false
+}
+
+// err is the answer to the writer.
+func (w *written) err(doing string) error {
+	have := w.have & w.counting
+	if have == w.counting || have != 0 && !w.both {
+		return nil
+	}
+	all := errors.Join(w.errs...)
+	switch {
+	case have != 0:
+		return fmt.Errorf("%s: acknowledged by %d of %d providers, and the namespace wants all: %w: %w", doing, have.count(), w.counting.count(), kv.ErrUnknown, all)
+	case w.maybe || w.left != 0:
+		return fmt.Errorf("%s: %w: %w", doing, kv.ErrUnknown, all)
+	case len(w.errs) > 0 && same(w.errs):
+		return fmt.Errorf("%s: %w", doing, all)
+	}
+	return fmt.Errorf("%s: %w: %w", doing, kv.ErrUnavailable, all)
+}
+
+// same reports whether all errors are of one kind that the caller should know.
+func same(errs []error) bool {
+	for _, kind := range []error{kv.ErrRule, kv.ErrFuture, kv.ErrFull, kv.ErrOverloaded} {
+		n := 0
+		for _, err := range errs {
+			if errors.Is(err, kind) {
+				n++
+			}
+		}
+		if n == len(errs) {
+			return true
+		}
+	}
+	return false
+}
+
+// goOn hears of the members that are slower than the answer. If too much waits
+// for them already they are cut off, and the queue brings them the write later.
+func (g *Gateway) goOn(w *written) {
+	if w.left == 0 {
+		w.cancel()
+		return
+	}
+	if g.lateBytes.Add(w.bytes) > g.opts.MaxLate {
+		w.cancel()
+	}
+	w.over = make(chan struct{})
+	g.lateMu.Lock()
+	g.lateWrites[w] = struct{}{}
+	g.lateMu.Unlock()
+	g.late.begin()
+	go func() {
+		defer g.late.end()
+		defer close(w.over)
+		for w.left != 0 {
+			w.take(<-w.outcomes)
+		}
+		w.cancel()
+		g.lateBytes.Add(-w.bytes)
+		g.lateMu.Lock()
+		delete(g.lateWrites, w)
+		g.lateMu.Unlock()
+	}()
+}
+
+// settle waits until the writes of a namespace that were answered are over, and
+// cuts off those that take too long.
+func (g *Gateway) settle(ctx context.Context, ns kv.NamespaceID) {
+	var late []*written
+	g.lateMu.Lock()
+	for w := range g.lateWrites {
+		if slices.ContainsFunc(w.writes, func(w kv.Write) bool { return w.Ref.Namespace == ns }) {
+			late = append(late, w)
+		}
+	}
+	g.lateMu.Unlock()
+	own, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	for _, w := range late {
+		select {
+		case <-w.over:
+		case <-own.Done():
+			w.cancel()
+			<-w.over
+		}
+	}
+}
+
+// settleWait is how long a Drop waits for the slower provider's writes.
+const settleWait = 2 * time.Second
+
+// Drop implements the ability of kv.Drop. It succeeds when one active provider has
+// dropped the namespace; the others do so when they can.
+func (g *Gateway) Drop(ctx context.Context, ns kv.NamespaceID) error {
+	members := g.with(active, filling)
+	if err := g.doubt.dropping(ctx, ns, maskOf(members)); err != nil {
+		return fmt.Errorf("drop namespace %s: %w", ns, err)
+	}
+	if !g.doubt.claimDrop(ns) {
+		return fmt.Errorf("drop namespace %s: it is being dropped already: %w", ns, kv.ErrUnavailable)
+	}
+	defer g.doubt.releaseDrop(ns)
+	g.settle(ctx, ns)
+	left, done, err := g.dropFrom(ctx, ns, members)
+	g.queue.forgetAll(ns)
+	if done.has(g.mask(active)) {
+		err = nil
+	}
+	if noted := g.doubt.dropping(context.WithoutCancel(ctx), ns, left); noted != nil {
+		return fmt.Errorf("drop namespace %s: %w", ns, noted)
+	}
+	if err != nil {
+		return fmt.Errorf("drop namespace %s: %w", ns, err)
+	}
+	return nil
+}
+
+// dropFrom drops a namespace from members and tells who has not done it and who has.
+func (g *Gateway) dropFrom(ctx context.Context, ns kv.NamespaceID, members []*member) (left, done mask, err error) {
+	errs := make([]error, len(members))
+	var all sync.WaitGroup
+	for i, m := range members {
+		all.Go(func() { errs[i] = m.store.Drop(ctx, ns) })
+	}
+	all.Wait()
+	for i, m := range members {
+		if errs[i] != nil {
+			left |= m.bit
+		} else {
+			done |= m.bit
+		}
+	}
+	return left, done, errors.Join(errs...)
+}
