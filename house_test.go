@@ -54,7 +54,7 @@ var levels = []struct {
 }{
 	{"kv", 0},
 	{"store", 1}, {"wire", 1}, {"feed", 1}, {"catalog", 1},
-	{"edge", 2}, {"gateway", 2}, {"proxy", 2},
+	{"edge", 2}, {"gateway", 2}, {"proxy", 2}, {"backup", 2},
 	{"api", 3}, {"workerd", 3}, {"dashboard", 3}, {"client", 3},
 	{"cmd", 4}, {"bench", 4}, {"examples", 4}, {"test", 4},
 }
