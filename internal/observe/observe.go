@@ -109,6 +109,33 @@ func (m *Metrics) Counter(name, help string, read func() float64) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, read))
 }
 
+// Labelled is a place for metrics that carry labels, so that several things of a
+// kind have the same names. On one of a nil *Metrics its methods do nothing.
+type Labelled struct {
+	metrics *Metrics
+	labels  prometheus.Labels
+}
+
+// With returns a place for metrics with these labels.
+func (m *Metrics) With(labels map[string]string) Labelled { return Labelled{m, labels} }
+
+// Gauge is Metrics.Gauge with the labels. Adding a name twice with the same labels
+// is a bug and panics.
+func (l Labelled) Gauge(name, help string, read func() float64) {
+	if l.metrics == nil {
+		return
+	}
+	l.metrics.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: l.labels}, read))
+}
+
+// Counter is Metrics.Counter with the labels, as Gauge is.
+func (l Labelled) Counter(name, help string, read func() float64) {
+	if l.metrics == nil {
+		return
+	}
+	l.metrics.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: l.labels}, read))
+}
+
 // Build adds nearkey_build_info with the version of the binary.
 func (m *Metrics) Build(version string) {
 	if m == nil {

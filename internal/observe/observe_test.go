@@ -109,12 +109,18 @@ func TestOthers(t *testing.T) {
 	m.Build("v1.2.3")
 	m.Gauge("test_gauge", "A gauge.", func() float64 { return 7 })
 	m.Counter("test_total", "A counter.", func() float64 { return 8 })
+	for i, name := range []string{"a", "b"} {
+		of := m.With(map[string]string{"provider": name})
+		of.Gauge("test_of_gauge", "A gauge.", func() float64 { return float64(i) })
+		of.Counter("test_of_total", "A counter.", func() float64 { return float64(i) })
+	}
 	m.Rejected("429")
 	m.Written(3)
 	m.Read(4)
 	m.Panicked()
 	text := scrape(t, m)
 	for _, want := range []string{`nearkey_build_info{goversion="go`, `version="v1.2.3"} 1`, "test_gauge 7", "test_total 8",
+		`test_of_gauge{provider="a"} 0`, `test_of_gauge{provider="b"} 1`, `test_of_total{provider="b"} 1`,
 		`nearkey_kv_rejected_total{reason="429"} 1`, "nearkey_kv_written_bytes_total 3", "nearkey_kv_read_bytes_total 4", "nearkey_panics_total 1", "process_open_fds"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no line %s", want)
@@ -127,6 +133,8 @@ func TestNone(t *testing.T) {
 	m.Build("v")
 	m.Gauge("g", "", nil)
 	m.Counter("c", "", nil)
+	m.With(nil).Gauge("g", "", nil)
+	m.With(nil).Counter("c", "", nil)
 	m.Rejected("x")
 	m.Written(1)
 	m.Read(1)
