@@ -97,6 +97,10 @@ func (c *Cluster) configure(name string) error {
 		return err
 	}
 	s, lines := c.nodes[name], ""
+	for _, setting := range s.settings { // for the recovery before pg_rewind: it must not remove the log that is to be rewound
+		key, value, _ := strings.Cut(setting, "=")
+		lines += key + " = '" + value + "'\n"
+	}
 	signal := filepath.Join(s.data(), "standby.signal")
 	if name == c.primary {
 		if err := os.Remove(signal); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -106,7 +110,7 @@ func (c *Cluster) configure(name string) error {
 		if err := errors.Join(os.WriteFile(signal, nil, 0o600), t.own(signal)); err != nil {
 			return err
 		}
-		lines = fmt.Sprintf("primary_conninfo = 'host=127.0.0.1 port=%d user=postgres application_name=%s connect_timeout=5'\n", c.nodes[c.primary].port, name)
+		lines += fmt.Sprintf("primary_conninfo = 'host=127.0.0.1 port=%d user=postgres application_name=%s connect_timeout=5'\n", c.nodes[c.primary].port, name)
 	}
 	if c.synchronous {
 		lines += "synchronous_standby_names = '" + synchronous + "'\n"
