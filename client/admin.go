@@ -57,6 +57,27 @@ func (c *Client) AdminWork(ctx context.Context, method, path string, in any, pro
 	if err != nil {
 		return err
 	}
+	return readWork(ctx, method, path, body, progress, out)
+}
+
+// AdminUpload makes a call as AdminWork does, with a body of any length that is
+// sent while the answer is read. It is sent once.
+func (c *Client) AdminUpload(ctx context.Context, method, path string, body io.Reader, progress func(json.RawMessage), out any) error {
+	made, err := c.adminCall(method, path, nil)
+	if err != nil {
+		return err
+	}
+	made.contentType = "application/octet-stream"
+	made.body = &Body{Bytes: -1, Open: func() (io.ReadCloser, error) { return io.NopCloser(body), nil }}
+	res, err := c.send(ctx, made)
+	if err != nil {
+		return notNearkey(err)
+	}
+	return readWork(ctx, method, path, res.Body, progress, out)
+}
+
+// readWork reads an answer in lines.
+func readWork(ctx context.Context, method, path string, body io.ReadCloser, progress func(json.RawMessage), out any) error {
 	defer body.Close()
 	doing := method + " " + adminPath + path
 	lines := bufio.NewScanner(body)
@@ -82,7 +103,7 @@ func (c *Client) AdminWork(ctx context.Context, method, path string, in any, pro
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", doing, ctx.Err())
 	}
-	err = lines.Err()
+	err := lines.Err()
 	if err == nil {
 		err = io.ErrUnexpectedEOF
 	}

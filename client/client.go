@@ -138,7 +138,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // Body is what a request carries. It is opened anew for each attempt.
 type Body struct {
-	Bytes int64 // its length
+	Bytes int64 // its length; negative: not known
 	Open  func() (io.ReadCloser, error)
 }
 
