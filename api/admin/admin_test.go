@@ -61,8 +61,8 @@ func (w *world) made() []string {
 
 type providers struct{ *world }
 
-func (p providers) Change(name, change string, force bool) error {
-	return p.change("%s %s %v", change, name, force)
+func (p providers) Change(_ context.Context, name, change string, how admin.ProviderRequest) error {
+	return p.change("%s %s %v %v", change, name, how.Force, how.Wipe)
 }
 
 type shards struct{ *world }
@@ -200,9 +200,10 @@ func TestAnswers(t *testing.T) {
 		made               string // the change
 	}{
 		{"GET", "/repair", "", 200, `{"success":true,"errors":[],"messages":[],"result":{"providers":[{"name":"a","state":"active"`, ""},
-		{"GET", "/shards", "", 200, `"result":[{"provider":"a","epoch":7,"clusters":[{"name":"a1"`, ""},
-		{"POST", "/providers/b/promote", "", 200, `"result":{"name":"b"`, "promote b false"},
-		{"POST", "/providers/b/remove", `{"force":true}`, 200, `"success":true`, "remove b true"},
+		{"GET", "/shards", "", 200, `"result":[{"provider":"a","epoch":7,"slots":0,"clusters":[{"name":"a1"`, ""},
+		{"POST", "/providers/b/promote", "", 200, `"result":{"name":"b"`, "promote b false false"},
+		{"POST", "/providers/b/remove", `{"force":true}`, 200, `"success":true`, "remove b true false"},
+		{"POST", "/providers/b/fill", `{"wipe":true}`, 200, `"success":true`, "fill b false true"},
 		{"POST", "/providers/c/fill", "", 404, `there is no provider \"c\"`, ""},
 		{"POST", "/providers/b/eat", "", 404, `cannot be told to eat`, ""},
 		{"POST", "/providers/b/fill", `{"fource":true}`, 400, `unknown field`, ""},

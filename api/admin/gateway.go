@@ -22,9 +22,9 @@ type Gateway interface {
 
 // Providers are what a gateway stands on.
 type Providers interface {
-	// Change makes one of the Changes of a provider. force does what would lose data.
-	// An error of no other kind means that it cannot be done as things are.
-	Change(name, change string, force bool) error
+	// Change makes one of the changes of a provider. An error of no other kind means
+	// that it cannot be done as things are.
+	Change(ctx context.Context, name, change string, how ProviderRequest) error
 }
 
 // The changes of a provider.
@@ -85,7 +85,8 @@ type Crawl struct {
 	Repaired  uint64     `json:"repaired"`
 	Forgotten uint64     `json:"forgotten"` // deletions that need not be remembered any more
 	Started   *time.Time `json:"started,omitempty"`
-	Finished  *time.Time `json:"finished,omitempty"`
+	Finished  *time.Time `json:"finished,omitempty"` // the last one that came to its end
+	Error     string     `json:"error,omitempty"`    // why the last one ended early
 }
 
 // VerifyOptions say what is compared.
@@ -135,7 +136,8 @@ type VerifyRequest struct {
 
 // ProviderRequest is the body of POST /providers/NAME/CHANGE.
 type ProviderRequest struct {
-	Force bool `json:"force,omitempty"`
+	Force bool `json:"force,omitempty"` // remove it although it alone has keys
+	Wipe  bool `json:"wipe,omitempty"`  // empty it before it is filled
 }
 
 // errNoGateway: the records are in a store of the server's own.
@@ -232,10 +234,10 @@ func (h *Handler) changeProvider(w http.ResponseWriter, r *http.Request) error {
 	if !known {
 		return notFound("there is no provider %q", name)
 	}
-	if err := h.config.Providers.Change(name, change, asked.Force); err != nil {
+	if err := h.config.Providers.Change(r.Context(), name, change, asked); err != nil {
 		return Refused(err)
 	}
-	h.config.Logger.WarnContext(r.Context(), "admin: a provider was changed", "provider", name, "change", change, "force", asked.Force)
+	h.config.Logger.WarnContext(r.Context(), "admin: a provider was changed", "provider", name, "change", change, "force", asked.Force, "wipe", asked.Wipe)
 	for _, p := range h.config.Gateway.Repair().Providers {
 		if p.Name == name {
 			h.Answer(w, p)

@@ -3,6 +3,7 @@ package admin
 import (
 	"net/http"
 	"slices"
+	"time"
 )
 
 // Shards are the clusters among which the keys of a provider are divided.
@@ -28,6 +29,8 @@ var shardsChanges = []string{ChangeMove, ChangeDrain, ChangeRebalance, ChangeSpr
 type Table struct {
 	Provider string    `json:"provider"`
 	Epoch    uint64    `json:"epoch"` // of the table; grows with each change
+	Slots    int       `json:"slots"`
+	Refusal  string    `json:"refusal,omitempty"` // why nothing is served any more
 	Clusters []Cluster `json:"clusters"`
 	Moves    []Move    `json:"moves"`
 	Spread   []Spread  `json:"spread,omitempty"`
@@ -35,22 +38,30 @@ type Table struct {
 
 // Cluster is one of the clusters of a provider.
 type Cluster struct {
-	Name   string  `json:"name"`
-	Weight float64 `json:"weight"`
-	Slots  int     `json:"slots"`
-	Up     bool    `json:"up"`
-	Error  string  `json:"error,omitempty"`
+	Name    string    `json:"name"`
+	Weight  float64   `json:"weight"`
+	Slots   int       `json:"slots"`
+	Arrives int       `json:"arrives"` // slots that are to come
+	Leaves  int       `json:"leaves"`  // slots that are to go
+	Up      bool      `json:"up"`
+	Since   time.Time `json:"since"`
+	Error   string    `json:"error,omitempty"`
 }
 
 // Move is a slot or a namespace on the move.
 type Move struct {
-	Slot      int    `json:"slot"`
-	Namespace string `json:"namespace,omitempty"` // that is being spread; empty: a slot is moved
-	From      string `json:"from,omitempty"`
-	To        string `json:"to,omitempty"`
-	Phase     string `json:"phase"`
-	Copied    uint64 `json:"copied"` // records
-	Error     string `json:"error,omitempty"`
+	Slot        int       `json:"slot"`                // -1: a namespace is spread
+	Namespace   string    `json:"namespace,omitempty"` // that is being spread; empty: a slot is moved
+	From        string    `json:"from"`                // cluster, or number of buckets
+	To          string    `json:"to"`
+	Phase       string    `json:"phase"`
+	Since       time.Time `json:"since"` // of the phase
+	Running     bool      `json:"running"`
+	Copied      int64     `json:"copied"`      // records
+	Compared    int64     `json:"compared"`    // that were found equal
+	Differences int64     `json:"differences"` // that were not, and were copied again
+	Removed     int64     `json:"removed"`     // from where they no longer live
+	Error       string    `json:"error,omitempty"`
 }
 
 // Spread is a namespace whose keys are in several slots.
