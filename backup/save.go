@@ -208,13 +208,9 @@ func (s *saver) discard(ctx context.Context) error {
 	if !ok || s.manifest.ID == "" {
 		return nil
 	}
-	names := make([]string, len(s.manifest.Segments))
-	for i := range names {
-		names[i] = segmentName(s.manifest.ID, i)
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), discardTimeout)
 	defer cancel()
-	if err := r.Delete(ctx, names); err != nil {
+	if err := removeAll(ctx, r, segmentNames(&s.manifest)); err != nil {
 		return fmt.Errorf("remove what was stored of it: %w", err)
 	}
 	return nil
