@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -55,17 +56,14 @@ func (c *cluster) note(err error) {
 	}
 }
 
-// stored returns the table that the cluster keeps, or nil.
-func (c *cluster) stored(ctx context.Context) (*table, error) {
+// stored returns the record of the table that the cluster keeps; it may be absent.
+func (c *cluster) stored(ctx context.Context) (kv.Record, error) {
 	rec, err := c.Store.Get(ctx, tableRef, 0)
 	c.note(err)
 	if err != nil {
-		return nil, fmt.Errorf("read its table of slots: %w", err)
+		return kv.Record{}, fmt.Errorf("read its table of slots: %w", err)
 	}
-	if rec.Absent() {
-		return nil, nil
-	}
-	return decodeTable(rec.Value)
+	return rec, nil
 }
 
 // admit compares the cluster's copy of the table with ours.
@@ -80,21 +78,21 @@ func (c *cluster) admit(ctx context.Context) error {
 // compare returns the epoch of the cluster's copy, 0 if it has none. A newer one
 // than ours ends all service: somebody else has moved slots.
 func (c *cluster) compare(ctx context.Context) (epoch uint64, err error) {
-	found, err := c.stored(ctx)
-	if err != nil || found == nil {
+	rec, err := c.stored(ctx)
+	if err != nil || rec.Absent() {
 		return 0, err
 	}
-	ours := c.shards.current.Load().table
-	if found.id != ours.id {
-		return 0, fmt.Errorf("%w: it belongs to provider %s, this is %s", kv.ErrUnavailable, found.id, ours.id)
+	ours, found := c.shards.current.Load().table, epochOf(rec)
+	if !bytes.Equal(rec.Metadata, ours.record().Metadata) {
+		return 0, fmt.Errorf("%w: it belongs to provider %s, this is %q", kv.ErrUnavailable, rec.Metadata, ours.id)
 	}
-	if found.epoch > ours.epoch {
+	if found > ours.epoch {
 		err := fmt.Errorf("%w: the table of slots is of epoch %d, cluster %s knows epoch %d: another process serves these clusters, or an old table was restored (remove it, and the newest is taken from the clusters)",
-			kv.ErrUnavailable, ours.epoch, c.Name, found.epoch)
+			kv.ErrUnavailable, ours.epoch, c.Name, found)
 		c.shards.refuse(err)
 		return 0, err
 	}
-	return found.epoch, nil
+	return found, nil
 }
 
 // publish gives the cluster the newest table, unless it has it.

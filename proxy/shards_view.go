@@ -307,12 +307,8 @@ func (s *Shards) find(ctx context.Context) (newest *table, err error) {
 	holds := make([]bool, len(s.clusters))
 	var mu sync.Mutex // guards both
 	err = together(ctx, s.clusters, func(ctx context.Context, c *cluster) error {
-		t, err := c.stored(ctx)
-		ids, idsErr := kv.Namespaces(ctx, c.Store, kv.NamespaceID{}, 2)
-		if errors.Is(idsErr, kv.ErrUnsupported) {
-			idsErr = nil
-		}
-		if err := errors.Join(err, idsErr); err != nil {
+		t, ids, err := c.past(ctx)
+		if err != nil {
 			return fmt.Errorf("cluster %s: %w", c.Name, err)
 		}
 		ids = slices.DeleteFunc(ids, func(id kv.NamespaceID) bool { return id == TableNamespace })
@@ -338,6 +334,25 @@ func (s *Shards) find(ctx context.Context) (newest *table, err error) {
 		return newest, s.knows(newest)
 	}
 	return s.first(holds)
+}
+
+// past returns the table that a cluster keeps, or nil, and the first of its
+// namespaces.
+func (c *cluster) past(ctx context.Context) (t *table, ids []kv.NamespaceID, err error) {
+	rec, err := c.stored(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !rec.Absent() {
+		if t, err = decodeTable(rec.Value); err != nil {
+			return nil, nil, err
+		}
+	}
+	ids, err = kv.Namespaces(ctx, c.Store, kv.NamespaceID{}, 2)
+	if errors.Is(err, kv.ErrUnsupported) {
+		return t, nil, nil
+	}
+	return t, ids, err
 }
 
 // first makes the first table. Records that are there already must be found.

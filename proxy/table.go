@@ -277,10 +277,14 @@ var TableNamespace = kv.NamespaceID(bytes.Repeat([]byte{0xfe}, 16))
 
 var tableRef = kv.Ref{Namespace: TableNamespace, Key: "table"}
 
-// record is the table as a cluster keeps it: a greater epoch is a newer version.
+// record is the table as a cluster keeps it: a greater epoch is a newer version,
+// and the metadata says whose table it is.
 func (t *table) record() kv.Record {
-	return kv.Record{Version: kv.NewVersion(int64(t.epoch), 0, 0), Value: t.text}
+	return kv.Record{Version: kv.NewVersion(int64(t.epoch), 0, 0), Metadata: fmt.Appendf(nil, "%q", t.id), Value: t.text}
 }
+
+// epochOf returns the epoch of a table's record.
+func epochOf(rec kv.Record) uint64 { return uint64(rec.Version.UnixNano()) }
 
 // Keeper keeps the table of a Shards. Its methods are not called at once.
 type Keeper interface {
