@@ -180,6 +180,18 @@ func (s *Server) RequirePassword(password string) {
 	s.mu.Unlock()
 }
 
+// OwnDir gives a folder to the user that runs the server, for a tablespace.
+func (s *Server) OwnDir(dir string) {
+	s.tb.Helper()
+	t, err := template()
+	if err == nil {
+		err = t.own(dir)
+	}
+	if err != nil {
+		s.tb.Fatalf("give a folder to PostgreSQL: %v", err)
+	}
+}
+
 // start starts the server and waits until it takes connections.
 func (s *Server) start() error {
 	t, err := template()
@@ -296,12 +308,13 @@ func (s *Server) kill() error {
 	if err := s.signalAll(syscall.SIGSTOP); err != nil { // so that none sees another die
 		return err
 	}
+	all := children(s.cmd.Process.Pid)
 	if err := s.signalAll(syscall.SIGKILL); err != nil {
 		return err
 	}
 	<-s.done
 	s.cmd = nil
-	return nil
+	return until("its processes are gone", func() bool { return !slices.ContainsFunc(all, alive) })
 }
 
 // Stop freezes all processes of the server: connections stay and nothing answers.
@@ -340,20 +353,25 @@ func (s *Server) signalAll(signal syscall.Signal) error {
 	if err := syscall.Kill(pid, signal); err != nil {
 		return err
 	}
-	deadline := time.Now().Add(stopTimeout)
-	for {
+	return until("its processes are frozen", func() bool {
 		all := append(children(pid), pid)
 		for _, child := range all {
 			_ = syscall.Kill(child, signal)
 		}
-		if signal != syscall.SIGSTOP || !slices.ContainsFunc(all, running) {
-			return nil
-		}
+		return signal != syscall.SIGSTOP || !slices.ContainsFunc(all, running)
+	})
+}
+
+// until polls for a condition.
+func until(what string, met func() bool) error {
+	deadline := time.Now().Add(stopTimeout)
+	for !met() {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("its processes are not frozen after %s", stopTimeout)
+			return fmt.Errorf("after %s it is not so that %s", stopTimeout, what)
 		}
 		time.Sleep(pollEvery)
 	}
+	return nil
 }
 
 // children are the processes that pid has forked.
@@ -370,14 +388,19 @@ func children(pid int) (pids []int) {
 	return pids
 }
 
-// running reports whether a process exists and is not frozen.
-func running(pid int) bool {
+// running reports whether a process exists and is neither frozen nor ended.
+func running(pid int) bool { return alive(pid) && !strings.ContainsAny(state(pid), "tT") }
+
+// alive reports whether a process exists and has not ended.
+func alive(pid int) bool { return !strings.ContainsAny(state(pid), "ZX") }
+
+// state is the letter of a process's state, X if there is none.
+func state(pid int) string {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return false
+	if _, state, ok := strings.Cut(string(text), ") "); err == nil && ok {
+		return state[:1]
 	}
-	_, state, ok := strings.Cut(string(text), ") ")
-	return ok && !strings.ContainsAny(state[:1], "TtZX")
+	return "X"
 }
 
 // Shutdown ends the server in order: open transactions are undone.

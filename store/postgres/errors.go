@@ -109,8 +109,8 @@ func (s *Store) retry(ctx context.Context, write bool, f func(context.Context, *
 			wait = time.Duration(try) * rand.N(conflictWait)
 		case connectionLost(err) && try < maxConnecting:
 			s.counters.reconnects.Add(1)
-			if code == codeReadOnly {
-				s.pool.Reset()
+			if _, refused := err.(*notSent); !refused {
+				s.pool.Reset() // the others are of the same server
 			}
 			wait = connectWait/2 + rand.N(connectWait)
 		}

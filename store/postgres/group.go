@@ -38,9 +38,9 @@ func newGroup[In, Out any](flights, seats, bytes int, timeout time.Duration, siz
 	return &group[In, Out]{flights: flights, seats: seats, bytes: bytes, timeout: timeout, size: size, run: run}
 }
 
-// do runs in with those of others. If ctx ends first it returns ctx's error, and
-// whether the call had left by then.
-func (g *group[In, Out]) do(ctx context.Context, in In) (out Out, left bool, err error) {
+// do runs in with those of others. If ctx ends before the answer is there it
+// returns ctx's error, and whether the call had left by then.
+func (g *group[In, Out]) do(ctx context.Context, in In) (out Out, unanswered bool, err error) {
 	c := &call[In, Out]{in: in, done: make(chan struct{})}
 	c.deadline, _ = ctx.Deadline()
 	g.mu.Lock()
@@ -52,7 +52,10 @@ func (g *group[In, Out]) do(ctx context.Context, in In) (out Out, left bool, err
 	g.mu.Unlock()
 	select {
 	case <-c.done:
-		return c.out, true, c.err
+		if c.err != nil && ctx.Err() != nil {
+			return out, false, fmt.Errorf("%w: %w", c.err, ctx.Err())
+		}
+		return c.out, false, c.err
 	case <-ctx.Done():
 	}
 	g.mu.Lock()
@@ -116,6 +119,10 @@ func (g *group[In, Out]) board() []*call[In, Out] {
 	return calls
 }
 
+// flightGrace is how long a flight outlives the deadline of its calls, so that a
+// call ends by its own.
+const flightGrace = 50 * time.Millisecond
+
 // deadline is that of the most patient of the calls: those who leave earlier do
 // not end it for the others.
 func (g *group[In, Out]) deadline(calls []*call[In, Out]) time.Time {
@@ -131,5 +138,5 @@ func (g *group[In, Out]) deadline(calls []*call[In, Out]) time.Time {
 	if most := time.Now().Add(g.timeout); latest.After(most) {
 		return most
 	}
-	return latest
+	return latest.Add(flightGrace)
 }

@@ -158,19 +158,27 @@ func (s *Store) begin(ctx context.Context, doing string) error {
 
 func (s *Store) end() { s.open.RUnlock() }
 
-// call runs f on a connection, when the schema is there, again if need be, and
-// for no longer than a call may take.
+// caller runs f on a connection, again if need be.
+type caller func(ctx context.Context, write bool, f func(context.Context, *pgx.Conn) error) error
+
+// call runs f for the caller whose context it is, and for no longer than a call
+// may take.
 func (s *Store) call(ctx context.Context, write bool, f func(context.Context, *pgx.Conn) error) error {
 	within, cancel := context.WithTimeout(ctx, s.opts.Timeout)
 	defer cancel()
-	err := s.ensureSchema(within)
-	if err == nil {
-		err = s.retry(within, write, f)
-	}
+	err := s.fly(within, write, f)
 	if err != nil && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 		return fmt.Errorf("%w: %w", err, ctx.Err())
 	}
 	return err
+}
+
+// fly runs f for callers who watch their contexts themselves.
+func (s *Store) fly(ctx context.Context, write bool, f func(context.Context, *pgx.Conn) error) error {
+	if err := s.ensureSchema(ctx); err != nil {
+		return err
+	}
+	return s.retry(ctx, write, f)
 }
 
 // Ready returns why the server could not serve the last call, or nil. Run calls

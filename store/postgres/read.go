@@ -62,7 +62,7 @@ func (s *Store) Get(ctx context.Context, ref kv.Ref, _ time.Duration) (kv.Record
 
 func (s *Store) getRow(ctx context.Context, ref kv.Ref) (row, error) {
 	if s.opts.alone {
-		rows, err := s.getFlight(ctx, []kv.Ref{ref})
+		rows, err := s.getRows(ctx, []kv.Ref{ref}, s.call)
 		if err != nil {
 			return row{}, err
 		}
@@ -72,9 +72,14 @@ func (s *Store) getRow(ctx context.Context, ref kv.Ref) (row, error) {
 	return r, err
 }
 
-// getFlight gets what concurrent callers ask for, in their order.
-func (s *Store) getFlight(ctx context.Context, refs []kv.Ref) (found []row, err error) {
-	err = s.call(ctx, false, func(ctx context.Context, conn *pgx.Conn) error {
+// getFlight gets what concurrent callers ask for.
+func (s *Store) getFlight(ctx context.Context, refs []kv.Ref) ([]row, error) {
+	return s.getRows(ctx, refs, s.fly)
+}
+
+// getRows gets the rows of refs, in their order.
+func (s *Store) getRows(ctx context.Context, refs []kv.Ref, call caller) (found []row, err error) {
+	err = call(ctx, false, func(ctx context.Context, conn *pgx.Conn) error {
 		found = make([]row, len(refs))
 		if len(refs) == 1 {
 			err := found[0].scan(conn.QueryRow(ctx, sqlGet, [16]byte(refs[0].Namespace), []byte(refs[0].Key), kv.ReserveBytes).Scan)
@@ -145,7 +150,7 @@ func (s *Store) GetMany(ctx context.Context, refs []kv.Ref, _ time.Duration) ([]
 	defer s.end()
 	recs := make([]kv.Record, 0, len(refs))
 	for chunk := range slices.Chunk(refs, readSeats) {
-		rows, err := s.getFlight(ctx, chunk)
+		rows, err := s.getRows(ctx, chunk, s.call)
 		if err != nil {
 			return nil, fmt.Errorf("get many: %w", err)
 		}

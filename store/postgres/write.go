@@ -30,19 +30,19 @@ func (s *Store) Put(ctx context.Context, ref kv.Ref, rec kv.Record) error {
 	}
 	defer s.end()
 	if s.opts.alone || rec.Bytes() >= writeBytes {
-		if err := s.put(ctx, []kv.Write{w}); err != nil {
+		if err := s.put(ctx, []kv.Write{w}, s.call); err != nil {
 			return fmt.Errorf("put: %w", err)
 		}
 		return nil
 	}
-	_, left, err := s.writes.do(ctx, w)
+	_, unanswered, err := s.writes.do(ctx, w)
 	switch {
-	case err == nil:
-		return nil
-	case left && ctx.Err() != nil:
-		return fmt.Errorf("put: %w: %w", kv.ErrUnknown, ctx.Err())
+	case unanswered:
+		return fmt.Errorf("put: %w: %w", kv.ErrUnknown, err)
+	case err != nil:
+		return fmt.Errorf("put: %w", err)
 	}
-	return fmt.Errorf("put: %w", err)
+	return nil
 }
 
 // check refuses what no store takes.
@@ -79,7 +79,7 @@ func (s *Store) PutMany(ctx context.Context, writes []kv.Write) error {
 			bytes += sizeOfWrite(writes[n])
 			n++
 		}
-		if err := s.put(ctx, writes[:n]); err != nil {
+		if err := s.put(ctx, writes[:n], s.call); err != nil {
 			return fmt.Errorf("put many: %w", err)
 		}
 		writes = writes[n:]
@@ -89,7 +89,7 @@ func (s *Store) PutMany(ctx context.Context, writes []kv.Write) error {
 
 // putFlight puts what concurrent callers brought together.
 func (s *Store) putFlight(ctx context.Context, writes []kv.Write) ([]struct{}, error) {
-	return make([]struct{}, len(writes)), s.put(ctx, reduce(writes))
+	return make([]struct{}, len(writes)), s.put(ctx, reduce(writes), s.fly)
 }
 
 // reduce merges the writes of each key, of which a statement may have one, and
@@ -120,9 +120,9 @@ func compareRefs(a, b kv.Ref) int {
 }
 
 // put puts records of different keys, in byte order, in one transaction.
-func (s *Store) put(ctx context.Context, writes []kv.Write) error {
+func (s *Store) put(ctx context.Context, writes []kv.Write, call caller) error {
 	one, many := s.opts.putStatements()
-	err := s.call(ctx, true, func(ctx context.Context, conn *pgx.Conn) error {
+	err := call(ctx, true, func(ctx context.Context, conn *pgx.Conn) error {
 		switch {
 		case len(writes) == 1:
 			_, err := conn.Exec(ctx, one, putArguments(writes[0])...)
