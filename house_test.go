@@ -32,6 +32,8 @@ type dependency struct{ module, importer, reason string }
 var dependencies = []dependency{
 	{"github.com/cockroachdb/pebble/v2", "store/disk", "the embedded store: group commit, crash-tested, pure Go"},
 	{"github.com/jackc/pgx/v5", "store/postgres", "PostgreSQL's protocol: pools, pipelines, notices; the driver that CockroachDB and YugabyteDB test with"},
+	{"github.com/aws/aws-sdk-go-v2", "store/s3", "the field's standard client of S3, and the best kept"},
+	{"github.com/aws/smithy-go", "store/s3", "the client's errors and its log"},
 	{"modernc.org/sqlite", "catalog", "the control plane's database in one file, without cgo"},
 	{"github.com/maypok86/otter/v2", "edge", "the near copies of a tier: a cache bounded by bytes that keeps what is read most"},
 	{"github.com/prometheus/client_golang", "internal/observe", "the metrics format that everyone scrapes"},

@@ -43,7 +43,7 @@ func TestSweepTellsOfMissingBlobs(t *testing.T) {
 		f.mustSweep(SweepReport{Namespaces: 1, Rows: 6, Blobs: 4, Missing: 1}) // the other one may have been put meanwhile
 		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour + MaxPut)))
 		f.mustSweep(SweepReport{Namespaces: 1, Rows: 6, Blobs: 4, Missing: 1})
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		f.missed = nil
 		f.mustSweep(SweepReport{Namespaces: 1, Rows: 6, Blobs: 4, Missing: 2})
 		if len(f.missed) != 2 || f.Stats().Missing != 4 {
@@ -72,7 +72,7 @@ func TestSweepLeavesTheBlobsOfEmptyRowsForLong(t *testing.T) {
 		_ = f.Put(t.Context(), testRef("k"), kv.Record{Version: f.next(), Value: large("v", InlineBytes+1)})
 		time.Sleep(time.Until(time.Now().Truncate(time.Hour).Add(time.Hour + EmptyAge - 1)))
 		f.mustSweep(SweepReport{Namespaces: 1, Blobs: 1, Young: 1})
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		f.mustSweep(SweepReport{Namespaces: 1, Blobs: 1, Orphans: 1})
 		f.mustSweep(SweepReport{})
 	})
@@ -190,7 +190,7 @@ func TestRunSweepsNowAndThenAtARate(t *testing.T) {
 		if !f.Stats().SweptAt.IsZero() {
 			t.Error("3,000 rows were looked at in less than 200 s at 10 in a second")
 		}
-		time.Sleep(2)
+		time.Sleep(2 * time.Nanosecond)
 		first := f.Stats().SweptAt
 		if first.IsZero() {
 			t.Error("3,000 rows were not looked at in 200 s at 10 in a second")

@@ -253,7 +253,7 @@ func TestCrashBetweenBlobAndRow(t *testing.T) {
 			if n := len(f.bucket.names()); n != 2 {
 				t.Fatalf("a moment before OrphanAge %d blobs are left, want 2", n)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			f.mustSweep(SweepReport{Namespaces: 1, Rows: 1 + int(fault-kvtest.Refused), Blobs: 2, Orphans: int(kvtest.Unacknowledged - fault)})
 			f.mustGet("kept", kept)
 			if fault == kvtest.Unacknowledged {
