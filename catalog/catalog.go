@@ -1,8 +1,9 @@
 // Package catalog is the control plane: accounts, namespaces, API tokens, and
 // who may do what.
 //
-// It rests in a SQL database, whose dialect is confined to sqlite.go. A change
-// that was acknowledged survives a crash and a loss of power. What every request
+// It rests in a SQL database: a SQLite file of its own, or a PostgreSQL server that
+// several processes share; what differs is confined to sqlite.go and postgresql.go.
+// A change that was acknowledged survives a crash and a loss of power. What every request
 // asks, Authenticate and Namespace, is answered from memory: such an answer is at
 // most CacheFor old, unless the database fails, when it is served for up to
 // StaleFor. A change made through this process is seen by it at once.
@@ -58,8 +59,17 @@ func open(ctx context.Context, path string, steps []migration) (*Catalog, error)
 	if err != nil {
 		return nil, fmt.Errorf("open catalog %s: %w", path, err)
 	}
-	if err := migrate(ctx, db, steps, time.Now()); err != nil {
+	c, err := newCatalogOn(ctx, db, steps)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open catalog %s: %w", path, err), db.close())
+	}
+	return c, nil
+}
+
+// newCatalogOn returns the catalog in a database, whose schema it brings up to date.
+func newCatalogOn(ctx context.Context, db database, steps []migration) (*Catalog, error) {
+	if err := migrate(ctx, db, steps, time.Now()); err != nil {
+		return nil, err
 	}
 	c := &Catalog{db: db, now: time.Now}
 	clock := func() time.Time { return c.now() }
@@ -137,26 +147,40 @@ func failure(ctx context.Context, doing string, err error) error {
 }
 
 // change runs f in a transaction that is durable when change returns nil and
-// undone when f fails. It calls made, unless nil, when the change may have been
-// made: also when the commit fails, for that may be after it took effect. A
-// change that certainly was not made leaves the caches alone: they may be all
-// there is while the database fails.
+// undone when f fails; f is run again if others were in its way. It calls made,
+// unless nil, when the change may have been made: also when the commit fails, for
+// that may be after it took effect. A change that certainly was not made leaves
+// the caches alone: they may be all there is while the database fails.
 func (c *Catalog) change(ctx context.Context, doing string, made func(), f func(*sql.Tx) error) error {
-	tx, err := c.db.write.BeginTx(ctx, nil)
-	if err != nil {
+	for try := 1; ; try++ {
+		committing, err := c.db.transact(ctx, f)
+		if isConflict(err) && try < maxConflicts {
+			continue
+		}
+		if committing && made != nil {
+			made()
+		}
 		return failure(ctx, doing, err)
+	}
+}
+
+// maxConflicts is how often a change is tried that others are in the way of.
+const maxConflicts = 10
+
+// transact runs f in a transaction, and reports whether that got as far as its
+// commit.
+func (db database) transact(ctx context.Context, f func(*sql.Tx) error) (committing bool, err error) {
+	tx, err := db.write.BeginTx(ctx, nil)
+	if err != nil {
+		return false, err
 	}
 	if err := f(tx); err != nil {
 		// The first error tells why; that of a rollback adds nothing, the
 		// connection is then discarded and the transaction with it.
 		_ = tx.Rollback()
-		return failure(ctx, doing, err)
+		return false, err
 	}
-	err = tx.Commit()
-	if made != nil {
-		made()
-	}
-	return failure(ctx, doing, err)
+	return true, tx.Commit()
 }
 
 // forgetRights drops the cached grants after a change that may have ended a right.

@@ -21,7 +21,7 @@ func testRoot() Root {
 // openAt opens the catalog at path and closes it when the test ends.
 func openAt(t testing.TB, path string) *Catalog {
 	t.Helper()
-	c, err := Open(t.Context(), path)
+	c, err := openSteps(t, path, migrations())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +80,7 @@ func wantError(t testing.TB, err, want error) {
 
 func TestReopenKeepsEverything(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.db")
-	c, err := Open(t.Context(), path)
+	c, err := openSteps(t, path, migrations())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -66,17 +66,16 @@ func migrations() []migration {
 }
 
 // migrate brings the schema up to the last step, in one transaction: a crash or
-// an error leaves it as it was.
+// an error leaves it as it was. Processes that start at once do it one after the
+// other; who finds the first table being made by another tries again.
 func migrate(ctx context.Context, db database, steps []migration, now time.Time) error {
-	tx, err := db.write.BeginTx(ctx, nil)
-	if err != nil {
+	for try := 1; ; try++ {
+		_, err := db.transact(ctx, func(tx *sql.Tx) error { return migrateIn(ctx, tx, steps, now) })
+		if try < maxConflicts && (isConflict(err) || isDuplicate(err)) {
+			continue
+		}
 		return err
 	}
-	defer tx.Rollback() // does nothing after a commit
-	if err := migrateIn(ctx, tx, steps, now); err != nil {
-		return err
-	}
-	return tx.Commit()
 }
 
 func migrateIn(ctx context.Context, tx *sql.Tx, steps []migration, now time.Time) error {
@@ -84,6 +83,10 @@ func migrateIn(ctx context.Context, tx *sql.Tx, steps []migration, now time.Time
 		version bigint not null primary key,
 		name text not null,
 		applied bigint not null)`); err != nil {
+		return err
+	}
+	// Of a database that several processes share this is the lock.
+	if _, err := tx.ExecContext(ctx, `update schema_versions set applied = applied where version = 1`); err != nil {
 		return err
 	}
 	var version int

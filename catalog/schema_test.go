@@ -20,7 +20,7 @@ func TestMigrationFromAnOlderSchema(t *testing.T) {
 	}
 	n := createNamespace(t, c, "a")
 
-	newer, err := open(t.Context(), path, later(
+	newer, err := openSteps(t, path, later(
 		`alter table namespaces add column note text not null default 'none'`,
 		`create table extra (id text not null primary key)`))
 	if err != nil {
@@ -42,18 +42,18 @@ func TestMigrationFromAnOlderSchema(t *testing.T) {
 
 func TestNewerSchemaIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.db")
-	newer, err := open(t.Context(), path, later(`create table extra (id text not null primary key)`))
+	newer, err := openSteps(t, path, later(`create table extra (id text not null primary key)`))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := newer.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, err = Open(t.Context(), path)
+	_, err = openSteps(t, path, migrations())
 	if err == nil {
 		t.Fatal("a newer schema was accepted")
 	}
-	for _, says := range []string{fmt.Sprintf("version %d", len(migrations())+1), fmt.Sprintf("up to %d", len(migrations())), "newer nearkey", path} {
+	for _, says := range []string{fmt.Sprintf("version %d", len(migrations())+1), fmt.Sprintf("up to %d", len(migrations())), "newer nearkey", "open catalog"} {
 		if !strings.Contains(err.Error(), says) {
 			t.Errorf("error %q does not say %q", err, says)
 		}
@@ -63,7 +63,7 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 func TestFailedMigrationChangesNothing(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "catalog.db")
 	c := openAt(t, path)
-	_, err := open(t.Context(), path, later(`create table extra (id text not null primary key)`, `create table accounts (id text)`))
+	_, err := openSteps(t, path, later(`create table extra (id text not null primary key)`, `create table accounts (id text)`))
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("version %d (a later step)", len(migrations())+1)) {
 		t.Fatalf("error %v, want one that names the step", err)
 	}

@@ -13,15 +13,15 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// This file is all that knows which database there is. The statements elsewhere
-// are what SQLite and PostgreSQL both accept and understand alike: $1
-// placeholders, the types text, bigint and bytea, ON CONFLICT. Text that users
-// choose is bytea: its order does not depend on a collation, and it may hold
+// This file and postgresql.go are all that knows which database there is. The
+// statements elsewhere are what SQLite and PostgreSQL both accept and understand
+// alike: $1 placeholders, the types text, bigint and bytea, ON CONFLICT. Text that
+// users choose is bytea: its order does not depend on a collation, and it may hold
 // every character.
 
-// database is an open database: one connection that writes, because SQLite has
-// one writer at a time and would have the others poll for their turn, and some
-// that only read and never wait for it.
+// database is an open database. Of SQLite it is one connection that writes,
+// because there is one writer at a time and the others would poll for their turn,
+// and some that only read and never wait for it. Of PostgreSQL both are the same.
 type database struct {
 	write, read *sql.DB
 }
@@ -122,11 +122,13 @@ func syncDir(dir string) error {
 // unique exists.
 func isDuplicate(err error) bool {
 	code := resultCode(err)
-	return code == sqlite3.SQLITE_CONSTRAINT_UNIQUE || code == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
+	return sqlState(err) == stateDuplicate || code == sqlite3.SQLITE_CONSTRAINT_UNIQUE || code == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
 }
 
 // isFull reports whether a statement failed for want of space.
-func isFull(err error) bool { return resultCode(err)&0xff == sqlite3.SQLITE_FULL }
+func isFull(err error) bool {
+	return sqlState(err) == stateFull || resultCode(err)&0xff == sqlite3.SQLITE_FULL
+}
 
 func resultCode(err error) int {
 	var e *sqlite.Error

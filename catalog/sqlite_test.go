@@ -17,6 +17,7 @@ import (
 // These tests are about SQLite and its files; the others hold for any database.
 
 func TestFilesAreOfTheirOwnerAlone(t *testing.T) {
+	once(t)
 	c, path := newCatalog(t)
 	createNamespace(t, c, "a")
 	check := func() {
@@ -42,6 +43,7 @@ func TestFilesAreOfTheirOwnerAlone(t *testing.T) {
 }
 
 func TestDatabaseIsSetUpForDurability(t *testing.T) {
+	once(t)
 	c, _ := newCatalog(t)
 	for pragma, want := range map[string]string{"journal_mode": "wal", "synchronous": "2", "foreign_keys": "1", "busy_timeout": busyMillis} {
 		for name, db := range map[string]*sql.DB{"writer": c.db.write, "reader": c.db.read} {
@@ -57,6 +59,7 @@ func TestDatabaseIsSetUpForDurability(t *testing.T) {
 }
 
 func TestPathWithAwkwardCharacters(t *testing.T) {
+	once(t)
 	path := filepath.Join(t.TempDir(), "a b?c#d%20e&mode=memory.db")
 	openAt(t, path)
 	if _, err := os.Stat(path); err != nil {
@@ -65,6 +68,7 @@ func TestPathWithAwkwardCharacters(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
+	once(t)
 	dir := t.TempDir()
 	garbage := filepath.Join(dir, "garbage.db")
 	if err := os.WriteFile(garbage, bytes.Repeat([]byte("not a database. "), 512), 0o600); err != nil {
@@ -84,6 +88,7 @@ func TestOpenRefuses(t *testing.T) {
 
 // A copy of the files without a clean close is what a crash leaves behind.
 func TestAcknowledgedChangesSurviveACrash(t *testing.T) {
+	once(t)
 	c, path := newCatalog(t)
 	crashed := filepath.Join(t.TempDir(), "catalog.db")
 	for i := range 20 {
@@ -116,6 +121,7 @@ func TestAcknowledgedChangesSurviveACrash(t *testing.T) {
 }
 
 func TestSecretsAreNotInTheFiles(t *testing.T) {
+	once(t)
 	c, path := newCatalog(t)
 	_, secret := createToken(t, c, Scope{Permission: Write})
 	root := testRoot()
@@ -142,6 +148,7 @@ func TestSecretsAreNotInTheFiles(t *testing.T) {
 }
 
 func TestFullDatabase(t *testing.T) {
+	once(t)
 	c, _ := newCatalog(t)
 	kept := createNamespace(t, c, "kept")
 	if _, err := c.db.write.ExecContext(t.Context(), `pragma max_page_count = 1`); err != nil {
@@ -171,6 +178,7 @@ func TestFullDatabase(t *testing.T) {
 }
 
 func TestReadOnlyDatabase(t *testing.T) {
+	once(t)
 	c, _ := newCatalog(t)
 	n := createNamespace(t, c, "a")
 	if _, err := c.db.write.ExecContext(t.Context(), `pragma query_only = 1`); err != nil {
@@ -188,6 +196,7 @@ func TestReadOnlyDatabase(t *testing.T) {
 }
 
 func TestReadOnlyFile(t *testing.T) {
+	once(t)
 	if os.Getuid() == 0 {
 		t.Skip("to root no file is read-only")
 	}
