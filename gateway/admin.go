@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,9 +108,11 @@ func (g *Gateway) Fill(ctx context.Context, name string, wipe bool) error {
 	if rest := g.mask(active) &^ m.bit; rest == 0 {
 		return fmt.Errorf("fill %s: %w: no other provider is active", name, ErrRefused)
 	}
-	if err := g.spareable(m); err != nil {
+	stay, err := g.leave(ctx, m)
+	if err != nil {
 		return fmt.Errorf("fill %s: %w", name, err)
 	}
+	defer stay()
 	if m.state.Load() == removed && !wipe {
 		if err := g.recent(ctx, m); err != nil {
 			return fmt.Errorf("fill %s: %w", name, err)
@@ -117,7 +120,7 @@ func (g *Gateway) Fill(ctx context.Context, name string, wipe bool) error {
 	}
 	m.doubted.Add(1)
 	if wipe {
-		if err := g.keepMember(ctx, m, removed, false, false); err != nil {
+		if err := g.keep(ctx, m, kept{State: Removed}); err != nil {
 			return err
 		}
 		if err := g.wipe(ctx, m); err != nil {
@@ -125,33 +128,32 @@ func (g *Gateway) Fill(ctx context.Context, name string, wipe bool) error {
 		}
 	}
 	g.queue.without(m.bit)
-	return g.keepMember(ctx, m, filling, false, false)
+	return g.keep(ctx, m, kept{State: Filling})
 }
 
-// recent returns nil if a provider was in use not longer ago than tombstones are
-// kept, or is empty.
-func (g *Gateway) recent(ctx context.Context, m *member) error {
+// empty reports whether a provider holds nothing but what is of the gateway's own.
+func (g *Gateway) empty(ctx context.Context, m *member) (bool, error) {
 	held, err := m.store.Namespaces(ctx, kv.NamespaceID{}, kv.MaxNamespaces)
 	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(held, func(ns kv.NamespaceID) bool { return !g.hidden(ns) }), nil
+}
+
+// recent returns nil if a provider was removed not so long ago that tombstones may
+// have been forgotten since, or is empty.
+func (g *Gateway) recent(ctx context.Context, m *member) error {
+	empty, err := g.empty(ctx, m)
+	switch left := time.Unix(0, m.kept.Left); {
+	case err != nil:
 		return err
-	}
-	empty := true
-	for _, ns := range held {
-		empty = empty && g.hidden(ns)
-	}
-	if empty || g.opts.ForgetAfter < 0 {
+	case empty || g.opts.ForgetAfter < 0:
 		return nil
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, p := range m.pulses {
-		if time.Since(p.Version.Time()) > g.opts.ForgetAfter/2 {
-			return fmt.Errorf("%w: it was last in use at %s and would bring deleted keys back; have it emptied first",
-				ErrRefused, p.Version.Time().UTC().Format(time.RFC3339))
-		}
-	}
-	if len(m.pulses) == 0 {
+	case m.kept.Left == 0:
 		return fmt.Errorf("%w: it holds records of unknown age, which could bring deleted keys back; have it emptied first", ErrRefused)
+	case time.Since(left) > g.opts.ForgetAfter/2:
+		return fmt.Errorf("%w: it was last in use at %s and could bring deleted keys back; have it emptied first",
+			ErrRefused, left.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
@@ -179,15 +181,20 @@ func (g *Gateway) wipe(ctx context.Context, m *member) error {
 	}
 }
 
-// spareable returns nil if all that waits in the queue can be had without a member.
-func (g *Gateway) spareable(m *member) error {
-	if m.state.Load() != active {
-		return nil
+// leave ends that a member's acknowledgements count, and returns nil if all that it
+// has acknowledged can be had without it. stay takes that back, unless the member's
+// state was changed meanwhile.
+func (g *Gateway) leave(ctx context.Context, m *member) (stay func(), err error) {
+	if !m.state.CompareAndSwap(active, leaving) {
+		return func() {}, nil
 	}
-	if n := g.queue.only(m.bit, g.mask(active)); n > 0 {
-		return fmt.Errorf("%w: %d keys of the repair queue are there alone; wait until the queue is empty", ErrRefused, n)
+	stay = func() { m.state.CompareAndSwap(leaving, active) }
+	g.settle(ctx, nil)
+	if n := g.queue.only(m.bit, g.mask(asked...)); n > 0 {
+		stay()
+		return nil, fmt.Errorf("%w: %d keys of the repair queue are there alone; wait until the queue is empty", ErrRefused, n)
 	}
-	return nil
+	return stay, nil
 }
 
 // Promote makes a provider active that has been filled.
@@ -210,7 +217,7 @@ func (g *Gateway) Promote(ctx context.Context, name string) error {
 	case !m.store.Up():
 		return fmt.Errorf("promote %s: %w: it is down", name, ErrRefused)
 	}
-	return g.keepMember(ctx, m, active, false, true)
+	return g.keep(ctx, m, kept{State: Active})
 }
 
 // Remove takes a provider out of use. Unless forced, it is refused while keys wait
@@ -226,12 +233,14 @@ func (g *Gateway) Remove(ctx context.Context, name string, force bool) error {
 		return fmt.Errorf("remove %s: %w: it is the only active provider", name, ErrRefused)
 	}
 	if !force {
-		if err := g.spareable(m); err != nil {
+		stay, err := g.leave(ctx, m)
+		if err != nil {
 			return fmt.Errorf("remove %s: %w", name, err)
 		}
+		defer stay()
 	}
 	m.doubted.Add(1)
-	if err := g.keepMember(ctx, m, removed, false, false); err != nil {
+	if err := g.keep(ctx, m, kept{State: Removed, Left: time.Now().UnixNano()}); err != nil {
 		return err
 	}
 	g.queue.without(m.bit)
@@ -253,7 +262,7 @@ func (g *Gateway) Distrust(ctx context.Context, name string) error {
 		return fmt.Errorf("distrust %s: %w: it is not active", name, ErrRefused)
 	}
 	m.doubted.Add(1)
-	return g.keepMember(ctx, m, active, true, false)
+	return g.keep(ctx, m, kept{State: Active, Distrusted: true})
 }
 
 // CrawlSoon has the background crawl begin.

@@ -13,7 +13,7 @@ import (
 
 // crawl is what is known of the crawls.
 type crawl struct {
-	one    sync.Mutex // held by the crawl under way
+	one    sync.Mutex // guards that there is one crawl at a time
 	mu     sync.Mutex // guards the rest
 	status CrawlStatus
 	asked  bool
@@ -37,8 +37,8 @@ type CrawlStatus struct {
 // How the background crawls.
 const (
 	crawlPage    = 1000
-	crawlQueued  = 50_000 // keys in the repair queue above which a crawl waits
-	crawlRetry   = 2 * time.Second
+	crawlQueued  = 50_000      // keys in the repair queue above which a crawl waits
+	crawlPause   = time.Second // after a crawl, that one that could not do everything does not begin again at once
 	crawlLook    = time.Second
 	confirmAfter = 50 * time.Millisecond // before a difference is believed: a write may be under way
 )
@@ -51,16 +51,15 @@ func (g *Gateway) crawlLoop(ctx context.Context) {
 	last := time.Now()
 	for ctx.Err() == nil {
 		changed := g.changed.C()
-		if reason := g.crawlReason(last); reason != "" && g.upMask() == g.mask(active, filling) {
+		g.join(ctx)
+		if reason := g.crawlReason(last); reason != "" && g.upMask() == g.mask(used...) {
 			err := g.crawlOnce(ctx, reason)
 			if err == nil {
 				last = time.Now()
-				continue
-			}
-			if ctx.Err() == nil {
+			} else if ctx.Err() == nil {
 				g.opts.Logger.Warn("crawl; it begins again", "reason", reason, "error", err)
 			}
-			sleep(ctx, crawlRetry)
+			sleep(ctx, crawlPause)
 			continue
 		}
 		wait := time.NewTimer(crawlLook)
@@ -70,6 +69,32 @@ func (g *Gateway) crawlLoop(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		wait.Stop()
+	}
+}
+
+// join has new providers filled that are empty.
+func (g *Gateway) join(ctx context.Context) {
+	g.admin.Lock()
+	defer g.admin.Unlock()
+	for _, m := range g.members {
+		if !m.kept.Joining || !m.store.Up() {
+			continue
+		}
+		empty, err := g.empty(ctx, m)
+		switch {
+		case err != nil:
+			g.opts.Logger.Warn("look into a new provider; it is tried again", "provider", m.name, "error", err)
+			continue
+		case empty:
+			m.doubted.Add(1)
+			err = g.keep(ctx, m, kept{State: Filling})
+		default:
+			g.opts.Logger.Error("a new provider holds records of unknown age, which could bring deleted keys back; it is not used. Have it emptied and filled", "provider", m.name)
+			err = g.keep(ctx, m, kept{State: Removed})
+		}
+		if err != nil && ctx.Err() == nil {
+			g.opts.Logger.Error("take up a new provider", "provider", m.name, "error", err)
+		}
 	}
 }
 
@@ -90,7 +115,7 @@ func (g *Gateway) crawlReason(last time.Time) string {
 	if asked {
 		return reasonAsked
 	}
-	for _, m := range g.with(active, filling) {
+	for _, m := range g.with(used...) {
 		switch {
 		case m.distrusted.Load():
 			return reasonTrust
@@ -130,7 +155,7 @@ func (g *Gateway) crawlOnce(ctx context.Context, reason string) (err error) {
 		})
 	}()
 	g.opts.Logger.Info("crawl", "reason", reason)
-	members := g.with(active, filling)
+	members := g.with(used...)
 	doubted := map[*member]uint64{}
 	for _, m := range members {
 		doubted[m] = m.doubted.Load()
@@ -172,7 +197,7 @@ func (g *Gateway) crawledAll(ctx context.Context, doubted map[*member]uint64) er
 		if m.doubted.Load() != n || state == removed || !m.distrusted.Load() && (state != filling || m.filled.Load()) {
 			continue
 		}
-		if err := g.keepMember(ctx, m, state, false, state == filling); err != nil {
+		if err := g.keep(ctx, m, kept{State: states[state], Filled: state == filling}); err != nil {
 			return err
 		}
 		g.opts.Logger.Info("a provider was compared with the others", "provider", m.name, "state", states[state])
@@ -289,7 +314,7 @@ func (g *Gateway) pace(ctx context.Context, began time.Time, keys, rate int) {
 			sleep(ctx, d)
 		}
 	}
-	for g.queue.depth.Load() > crawlQueued && ctx.Err() == nil && g.upMask() == g.mask(active, filling) {
+	for g.queue.depth.Load() > crawlQueued && ctx.Err() == nil && g.upMask() == g.mask(used...) {
 		sleep(ctx, backOffLeast)
 	}
 }

@@ -161,8 +161,8 @@ type Gateway struct {
 	lateBytes atomic.Int64
 	comparing atomic.Int64
 
-	lateMu     sync.Mutex // guards lateWrites
-	lateWrites map[*written]struct{}
+	writesMu sync.Mutex            // guards writes
+	writes   map[*written]struct{} // under way, some of them answered
 
 	changed signal.Signal // something happened that repair or crawl may wait for
 	admin   sync.Mutex    // guards changes of the members' states
@@ -181,7 +181,7 @@ func New(providers []Provider, opts Options) (*Gateway, error) {
 	if opts.Journal == nil {
 		return nil, errors.New("a gateway needs a journal")
 	}
-	g := &Gateway{opts: opts.withDefaults(), changes: newChanges(), lateWrites: map[*written]struct{}{}}
+	g := &Gateway{opts: opts.withDefaults(), changes: newChanges(), writes: map[*written]struct{}{}}
 	g.stamp = kv.NewStamper(g.opts.Node, nil)
 	g.doubt = newDoubt(g.opts.Journal)
 	g.queue = newQueue(g.opts, g.doubt, g.changed.Fire)
@@ -222,8 +222,13 @@ func (g *Gateway) newMember(p Provider) *member {
 	}
 	m.store = guard.New(p.Store, guard.Options{
 		Name: "provider " + p.Name, Deadline: g.opts.Deadline, Logger: g.opts.Logger,
-		Probe:   func(ctx context.Context, store kv.Store) error { return g.probe(ctx, m, store) },
-		Changed: func(bool) { g.changed.Fire() },
+		Probe: func(ctx context.Context, store kv.Store) error { return g.probe(ctx, m, store) },
+		Changed: func(up bool) {
+			if up {
+				g.queue.hasten()
+			}
+			g.changed.Fire()
+		},
 	})
 	return m
 }
@@ -306,5 +311,5 @@ func (g *Gateway) Ready() error {
 
 // Repair says that the providers may differ in a key.
 func (g *Gateway) Repair(ref kv.Ref) {
-	g.queue.unsure(ref, kv.Version{}, g.mask(active, filling))
+	g.queue.unsure(ref, kv.Version{}, g.mask(used...))
 }

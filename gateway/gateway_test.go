@@ -206,7 +206,7 @@ func (w *world) start() {
 			w.t.Errorf("run: %v", err)
 		}
 	}
-	time.Sleep(5 * time.Second)
+	time.Sleep(5100 * time.Millisecond) // and not when probes are made
 }
 
 // crash begins another gateway with what the journal has kept for certain.
@@ -488,4 +488,294 @@ func TestForget(t *testing.T) {
 		w.has(w.a.under(), "k", kv.Record{})
 		w.has(w.b.under(), "k", kv.Record{})
 	})
+}
+
+// clone is a copy of what a store has now.
+func (w *world) clone(p *provider) *memory.Store {
+	w.t.Helper()
+	from, to := p.under(), memory.New()
+	ids, err := from.Namespaces(w.t.Context(), kv.NamespaceID{}, kv.MaxNamespaces)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, id := range ids {
+		page, err := from.List(w.t.Context(), id, kv.ListOptions{})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, k := range page.Keys {
+			at := kv.Ref{Namespace: id, Key: k.Key}
+			rec, err := from.Get(w.t.Context(), at, 0)
+			if err == nil {
+				err = to.Put(w.t.Context(), at, rec)
+			}
+			if err != nil {
+				w.t.Fatal(err)
+			}
+		}
+	}
+	return to
+}
+
+// A provider that is restored from an old copy is found out by its pulse. It is not
+// believed alone, loses nothing for others and brings nothing back to life.
+func TestRestored(t *testing.T) {
+	inWorld(t, gateway.Options{ForgetAfter: 24 * time.Hour, CrawlEvery: time.Hour}, func(w *world) {
+		w.put("deleted", value(at(time.Now()), "old"))
+		w.put("changed", value(at(time.Now()), "old"))
+		old := w.clone(w.b)
+		time.Sleep(time.Hour)
+		dead, newer := kv.Tombstone(at(time.Now())), value(at(time.Now()), "new")
+		w.put("deleted", dead)
+		w.put("changed", newer)
+		w.put("added", newer)
+		time.Sleep(time.Minute)
+		w.b.set(kvtest.Refused, 0)
+		time.Sleep(time.Minute)
+		w.b.replace(old)
+		w.b.set(kvtest.None, 0)
+		w.a.set(kvtest.None, 10*time.Millisecond)
+		for range 600 { // from the moment at which it is back
+			w.has(w.Gateway, "changed", newer)
+			w.has(w.Gateway, "added", newer)
+			w.has(w.Gateway, "deleted", dead)
+			time.Sleep(10 * time.Millisecond)
+		}
+		w.a.set(kvtest.None, 0)
+		time.Sleep(time.Minute)
+		w.has(w.b.under(), "changed", newer)
+		w.has(w.b.under(), "added", newer)
+		w.has(w.b.under(), "deleted", dead)
+		if s := w.Status(); !s.Providers[1].Trusted || s.Providers[1].State != gateway.Active {
+			t.Errorf("%+v", s.Providers[1])
+		}
+	})
+}
+
+// A provider that is restored from a copy older than tombstones are kept is taken
+// out of service, is refused to be filled as it is, and is filled from nothing.
+func TestRestoredTooOld(t *testing.T) {
+	inWorld(t, gateway.Options{ForgetAfter: 24 * time.Hour, CrawlEvery: time.Hour}, func(w *world) {
+		w.put("deleted", value(at(time.Now()), "old"))
+		kept := value(at(time.Now()), "kept")
+		w.put("kept", kept)
+		old := w.clone(w.b)
+		time.Sleep(time.Hour)
+		w.put("deleted", kv.Tombstone(at(time.Now())))
+		time.Sleep(72 * time.Hour)
+		w.has(w.a.under(), "deleted", kv.Record{})
+		w.b.set(kvtest.Refused, 0)
+		time.Sleep(time.Minute)
+		w.b.replace(old)
+		w.b.set(kvtest.None, 0)
+		time.Sleep(2 * time.Hour)
+		w.has(w.Gateway, "deleted", kv.Record{})
+		w.has(w.a.under(), "deleted", kv.Record{})
+		if s := w.Status(); s.Providers[1].State != gateway.Removed {
+			t.Fatalf("%+v", s.Providers[1])
+		}
+		if err := w.Fill(w.t.Context(), "b", false); !errors.Is(err, gateway.ErrRefused) {
+			t.Errorf("fill with what it has: %v", err)
+		}
+		if err := w.Fill(w.t.Context(), "b", true); err != nil {
+			t.Fatalf("fill: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if err := w.Promote(w.t.Context(), "b"); err != nil {
+			t.Errorf("promote: %v", err)
+		}
+		w.has(w.b.under(), "deleted", kv.Record{})
+		w.has(w.b.under(), "kept", kept)
+	})
+}
+
+// A second provider is added, filled while writes go on, compared, promoted; the
+// first one is removed.
+func TestRollout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{t: t, a: newProvider(), b: newProvider(), journal: newJournal()}
+		one, err := gateway.New(w.providers()[:1], gateway.Options{Journal: w.journal})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- one.Run(ctx) }()
+		rec := value(at(time.Now()), "v")
+		for i := range 3000 {
+			if err := one.Put(t.Context(), ref(fmt.Sprint("k", i)), rec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := one.Remove(t.Context(), "a", true); !errors.Is(err, gateway.ErrRefused) {
+			t.Errorf("remove the only provider: %v", err)
+		}
+		time.Sleep(time.Second)
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if _, err := gateway.New(w.providers()[1:], gateway.Options{Journal: w.journal}); err == nil {
+			t.Error("a gateway without any provider that was active")
+		}
+		if w.Gateway, err = gateway.New(w.providers(), gateway.Options{Journal: w.journal}); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Promote(t.Context(), "b"); !errors.Is(err, gateway.ErrRefused) {
+			t.Errorf("promote what is not filled: %v", err)
+		}
+		w.has(w.Gateway, "k1", rec)
+		w.start()
+		w.put("more", rec)
+		w.has(w.b.under(), "more", rec)
+		time.Sleep(time.Minute)
+		if drift, err := w.Verify(t.Context(), gateway.VerifyOptions{Values: true}, nil); err != nil || drift.Total() != 0 || drift.Compared != 3001 {
+			t.Errorf("%+v, %v", drift, err)
+		}
+		if err := w.Promote(t.Context(), "b"); err != nil {
+			t.Errorf("promote: %v", err)
+		}
+		if err := w.Remove(t.Context(), "a", false); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+		w.a.set(kvtest.Hang, 0)
+		w.has(w.Gateway, "k2999", rec)
+		w.put("last", rec)
+		w.stop()
+		w.start()
+		w.has(w.Gateway, "last", rec)
+		w.stop()
+	})
+}
+
+// A provider that alone has what waits in the queue is not let go.
+func TestRemoveRefused(t *testing.T) {
+	inWorld(t, gateway.Options{}, func(w *world) {
+		w.b.set(kvtest.Refused, 0)
+		w.put("k", value(at(time.Now()), "v"))
+		if err := w.Remove(w.t.Context(), "a", false); !errors.Is(err, gateway.ErrRefused) {
+			t.Errorf("remove a: %v", err)
+		}
+		if err := w.Remove(w.t.Context(), "b", false); err != nil {
+			t.Errorf("remove b: %v", err)
+		}
+		if s := w.Status(); s.Queue.Depth != 0 {
+			t.Errorf("%+v", s.Queue)
+		}
+	})
+}
+
+// A namespace that is dropped while a provider is down does not come back.
+func TestDrop(t *testing.T) {
+	inWorld(t, gateway.Options{CrawlEvery: time.Minute}, func(w *world) {
+		w.put("k", value(at(time.Now()), "v"))
+		time.Sleep(time.Second)
+		w.b.set(kvtest.Hang, 0)
+		time.Sleep(5 * time.Second)
+		if err := w.Drop(w.t.Context(), ns); err != nil {
+			t.Fatal(err)
+		}
+		w.crash()
+		time.Sleep(time.Hour)
+		w.b.set(kvtest.None, 0)
+		time.Sleep(time.Hour)
+		w.has(w.a.under(), "k", kv.Record{})
+		w.has(w.b.under(), "k", kv.Record{})
+	})
+}
+
+// A queue that is full gives whole namespaces to the crawl, and until then
+// providers that may lack keys of them are not believed alone.
+func TestOverflow(t *testing.T) {
+	for _, n := range []int{100, 101} {
+		inWorld(t, gateway.Options{MaxQueued: 100, CrawlEvery: -1}, func(w *world) {
+			older, newer := value(at(time.Now()), "older"), value(at(time.Now().Add(time.Second)), "newer")
+			for i := range n {
+				w.put(fmt.Sprint(i), older)
+			}
+			time.Sleep(2 * time.Second)
+			w.b.set(kvtest.Refused, 0)
+			for i := range n {
+				w.put(fmt.Sprint(i), newer)
+			}
+			if s := w.Status().Queue; s.Depth != 100 || s.Dirty != n-100 || s.Dropped != uint64(n-100) {
+				t.Errorf("%d keys: %+v", n, s)
+			}
+			w.b.set(kvtest.None, 0)
+			w.a.set(kvtest.None, 10*time.Millisecond)
+			for i := range n {
+				w.has(w.Gateway, fmt.Sprint(i), newer)
+			}
+			time.Sleep(5 * time.Minute)
+			for i := range n {
+				w.has(w.b.under(), fmt.Sprint(i), newer)
+			}
+			if s := w.Status().Queue; s.Depth != 0 || s.Dirty != 0 {
+				t.Errorf("%d keys: %+v", n, s)
+			}
+		})
+	}
+}
+
+// Verify tells what differs, and how.
+func TestVerify(t *testing.T) {
+	inWorld(t, gateway.Options{CrawlEvery: -1}, func(w *world) {
+		now := time.Now()
+		same := value(at(now), "same")
+		for i := range 2500 {
+			w.put(fmt.Sprintf("%04d", i), same)
+		}
+		time.Sleep(time.Minute)
+		put := func(p *provider, key string, rec kv.Record) {
+			if err := p.under().Put(w.t.Context(), ref(key), rec); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(w.a, "1000", value(at(now.Add(1)), "newer"))
+		put(w.b, "extra", same)
+		put(w.a, "meta", kv.Record{Version: at(now), Metadata: []byte("1")})
+		put(w.b, "meta", kv.Record{Version: at(now), Metadata: []byte("2")})
+		put(w.a, "value", value(at(now), "1"))
+		put(w.b, "value", value(at(now), "2"))
+		calls := 0
+		drift, err := w.Verify(w.t.Context(), gateway.VerifyOptions{Values: true, Repair: true}, func(gateway.VerifyProgress) { calls++ })
+		if err != nil || drift.Compared != 2503 || drift.Missing != 1 || drift.Older != 1 || drift.Content != 1 || drift.Values != 1 || len(drift.Examples) != 4 || calls < 3 {
+			t.Errorf("%+v, %v, %d calls", drift, err, calls)
+		}
+		time.Sleep(time.Minute)
+		if drift, err = w.Verify(w.t.Context(), gateway.VerifyOptions{}, nil); err != nil || drift.Total() != 0 {
+			t.Errorf("%+v, %v", drift, err)
+		}
+	})
+}
+
+// The rest of what New refuses.
+func TestNew(t *testing.T) {
+	p := func(names ...string) (all []gateway.Provider) {
+		for _, name := range names {
+			all = append(all, gateway.Provider{Name: name, Store: memory.New()})
+		}
+		return all
+	}
+	long := "a234567890123456789012345678901"
+	for _, test := range []struct {
+		providers []gateway.Provider
+		ok        bool
+	}{
+		{nil, false},
+		{p("1", "2", "3", "4", "5", "6", "7", "8"), true},
+		{p("1", "2", "3", "4", "5", "6", "7", "8", "9"), false},
+		{p(long + "b"), true},
+		{p(long + "bc"), false},
+		{p("A"), false},
+		{p(""), false},
+		{p("a", "a"), false},
+	} {
+		if _, err := gateway.New(test.providers, gateway.Options{Journal: newJournal()}); (err == nil) != test.ok {
+			t.Errorf("%d providers: %v", len(test.providers), err)
+		}
+	}
+	if _, err := gateway.New(p("a"), gateway.Options{}); err == nil {
+		t.Error("a gateway without a journal")
+	}
 }

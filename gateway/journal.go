@@ -42,6 +42,7 @@ func decodeEntry(key string, value []byte) (ref kv.Ref, e entry, err error) {
 	}
 	ref = kv.Ref{Namespace: kv.NamespaceID([]byte(key[:namespaceBytes])), Key: key[namespaceBytes:]}
 	e.lacking = mask(value[0])
+	e.failed = e.lacking
 	e.want = kv.Version(value[1 : 1+versionBytes])
 	e.unsure = kv.Version(value[1+versionBytes : 1+2*versionBytes])
 	e.since = time.Unix(0, int64(binary.BigEndian.Uint64(value[1+2*versionBytes:])))
@@ -102,14 +103,14 @@ func (g *Gateway) load() error {
 			}
 		}
 	}
-	used := g.mask(active, filling)
+	inUse := g.mask(used...)
 	for ref, e := range queued {
-		if e.lacking &= used; e.lacking != 0 {
+		if e.lacking &= inUse; e.lacking != 0 {
 			g.queue.part(ref).entries[ref] = &e
 			g.queue.count(entry{}, e)
 		}
 	}
-	g.doubt.begin(written, used)
+	g.doubt.begin(written, inUse)
 	return nil
 }
 
@@ -126,16 +127,7 @@ func (g *Gateway) place(keeps map[string]kept) error {
 		}
 		taken |= k.Bit
 		m.bit = k.Bit
-		switch k.State {
-		case Active:
-			m.state.Store(active)
-		case Filling:
-			m.state.Store(filling)
-		default:
-			m.state.Store(removed)
-		}
-		m.distrusted.Store(k.Distrusted)
-		m.filled.Store(k.Filled)
+		m.is(k)
 	}
 	for _, m := range g.members {
 		if m.bit != 0 {
@@ -146,11 +138,10 @@ func (g *Gateway) place(keeps map[string]kept) error {
 		}
 		taken |= m.bit
 		if len(keeps) > 0 {
-			m.state.Store(filling)
+			m.is(kept{Bit: m.bit, State: Removed, Joining: true})
 			continue
 		}
-		m.state.Store(active)
-		m.distrusted.Store(len(g.members) > 1) // what they hold may differ
+		m.is(kept{Bit: m.bit, State: Active, Distrusted: len(g.members) > 1}) // what they hold may differ
 	}
 	if len(g.with(active)) == 0 {
 		return errors.New("no provider is active: all that were are missing from the configuration")
@@ -163,7 +154,7 @@ func (g *Gateway) begun(ctx context.Context) error {
 	g.admin.Lock()
 	defer g.admin.Unlock()
 	for _, m := range g.members {
-		err := g.keepMember(ctx, m, m.state.Load(), m.distrusted.Load(), m.filled.Load())
+		err := g.keep(ctx, m, m.kept)
 		if ctx.Err() != nil {
 			return nil
 		}

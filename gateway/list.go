@@ -16,7 +16,7 @@ func (g *Gateway) List(ctx context.Context, ns kv.NamespaceID, opts kv.ListOptio
 	if err := ctx.Err(); err != nil {
 		return kv.Page{}, fmt.Errorf("list: %w", err)
 	}
-	pages, err := gather(ctx, g, g.with(active), func(ctx context.Context, m *member) (kv.Page, error) {
+	pages, err := gather(ctx, g, g.with(asked...), func(ctx context.Context, m *member) (kv.Page, error) {
 		return m.store.List(ctx, ns, opts)
 	})
 	if err != nil {
@@ -36,7 +36,7 @@ const maxListRepairs = 100
 
 // Namespaces implements the ability of kv.Namespaces.
 func (g *Gateway) Namespaces(ctx context.Context, after kv.NamespaceID, limit int) ([]kv.NamespaceID, error) {
-	return g.namespaces(ctx, g.with(active), after, limit)
+	return g.namespaces(ctx, g.with(asked...), after, limit)
 }
 
 // namespaces lists those of any of the members, without those of the gateway's own.

@@ -36,9 +36,14 @@ const (
 	active int32 = iota
 	filling
 	removed
+	leaving // active, but what it acknowledges does not count any more
 )
 
-var states = [...]State{active: Active, filling: Filling, removed: Removed}
+var (
+	states = [...]State{active: Active, filling: Filling, removed: Removed, leaving: Active}
+	used   = []int32{active, filling, leaving} // written to
+	asked  = []int32{active, leaving}          // read from
+)
 
 // member is a provider in use.
 type member struct {
@@ -46,6 +51,8 @@ type member struct {
 	bit    mask
 	store  *guard.Store
 	probes func() []kv.NamespaceID
+
+	kept kept // as the journal has it; guarded by Gateway.admin. What follows is of it:
 
 	state      atomic.Int32
 	distrusted atomic.Bool   // its answers are not believed alone until a crawl has compared all
@@ -82,7 +89,7 @@ func maskOf(members []*member) (all mask) {
 
 // upMask is the members in use that are up.
 func (g *Gateway) upMask() (up mask) {
-	for _, m := range g.with(active, filling) {
+	for _, m := range g.with(used...) {
 		if m.store.Up() {
 			up |= m.bit
 		}
@@ -96,22 +103,42 @@ type kept struct {
 	State      State `json:"state"`
 	Distrusted bool  `json:"distrusted,omitempty"`
 	Filled     bool  `json:"filled,omitempty"`
+
+	// Joining says that it is to be filled as soon as it is certain to be empty.
+	Joining bool `json:"joining,omitempty"`
+	// Left is when it was removed, ns since 1970; 0: what it holds is of unknown age.
+	Left int64 `json:"left,omitempty"`
 }
 
-// keepMember makes the state of a member durable.
-func (g *Gateway) keepMember(ctx context.Context, m *member, state int32, distrusted, filled bool) error {
-	data, err := json.Marshal(kept{Bit: m.bit, State: states[state], Distrusted: distrusted, Filled: filled})
+// keep makes what is kept of a member durable, and then so. It is called with admin
+// held.
+func (g *Gateway) keep(ctx context.Context, m *member, k kept) error {
+	k.Bit = m.bit
+	data, err := json.Marshal(k)
 	if err != nil {
 		return fmt.Errorf("keep the state of provider %s: %w", m.name, err)
 	}
 	if err := g.opts.Journal.Apply(ctx, []Entry{{Key: keyMember + m.name, Value: data}}, true); err != nil {
 		return fmt.Errorf("keep the state of provider %s: %w", m.name, err)
 	}
-	m.state.Store(state)
-	m.distrusted.Store(distrusted)
-	m.filled.Store(filled)
+	m.is(k)
 	g.changed.Fire()
 	return nil
+}
+
+// is makes the member what is kept of it.
+func (m *member) is(k kept) {
+	m.kept = k
+	switch k.State {
+	case Active:
+		m.state.Store(active)
+	case Filling:
+		m.state.Store(filling)
+	default:
+		m.state.Store(removed)
+	}
+	m.distrusted.Store(k.Distrusted)
+	m.filled.Store(k.Filled)
 }
 
 // pulse is a record that the gateway writes into a provider again and again.
@@ -205,12 +232,12 @@ func (g *Gateway) wentBack(ctx context.Context, m *member, from, to kv.Version) 
 	}
 	m.doubted.Add(1)
 	if m.state.Load() == filling {
-		return g.keepMember(ctx, m, filling, false, false)
+		return g.keep(ctx, m, kept{State: Filling})
 	}
 	if g.opts.ForgetAfter > 0 && time.Since(to.Time()) > g.opts.ForgetAfter && len(g.with(active)) > 1 {
 		g.opts.Logger.Error("a provider is older than tombstones are kept and would bring deleted keys back; it is taken out of service and must be filled anew",
 			"provider", m.name, "forget_after", g.opts.ForgetAfter)
-		return g.keepMember(ctx, m, removed, false, false)
+		return g.keep(ctx, m, kept{State: Removed})
 	}
-	return g.keepMember(ctx, m, active, true, false)
+	return g.keep(ctx, m, kept{State: Active, Distrusted: true})
 }

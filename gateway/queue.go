@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"hash/maphash"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -12,10 +13,12 @@ import (
 
 // entry is what the queue knows of a key in which providers differ, or may.
 type entry struct {
-	want    kv.Version // the newest version that is known to be somewhere; zero: none is
-	unsure  kv.Version // the newest version of which it is not known whether it is anywhere
-	lacking mask       // who may not have want
-	since   time.Time  // when the oldest of what is lacking was acknowledged
+	want    kv.Version          // the newest version that is known to be somewhere; zero: none is
+	unsure  kv.Version          // the newest version of which it is not known whether it is anywhere
+	lacking mask                // who may not have want
+	late    [MaxProviders]uint8 // for each of them, writes of want under way: several, of equal version, if it was repeated
+	failed  mask                // at whom one of these failed
+	since   time.Time           // when the oldest of what is lacking was acknowledged
 
 	parked bool      // for the repairers; otherwise its writes are still under way
 	busy   bool      // a repairer has it
@@ -43,7 +46,7 @@ type queue struct {
 
 	enqueued, repaired, dropped atomic.Uint64
 
-	journal sync.Mutex // held while the journal is written: what is newer comes later
+	journal sync.Mutex // guards the order of what is written to the journal
 	mu      sync.Mutex // guards unkept
 	unkept  map[kv.Ref]struct{}
 	unkeptC chan struct{} // there is something in unkept
@@ -85,34 +88,67 @@ func (q *queue) acked(ref kv.Ref, v kv.Version, have, late, failed mask) {
 		failed = 0
 	}
 	q.change(ref, func(e *entry) {
-		if v.Compare(e.want) < 0 {
+		switch c := v.Compare(e.want); {
+		case c < 0:
 			return
+		case c > 0:
+			e.want, e.late, e.failed = v, [MaxProviders]uint8{}, 0
+			e.lacking &^= have
 		}
-		e.want = v
-		e.lacking = (e.lacking | late | failed) &^ have
+		for i := range e.late {
+			if late.has(1<<i) && e.late[i] < math.MaxUint8 {
+				e.late[i]++
+			}
+		}
+		e.lacking |= late | failed
+		e.failed |= failed
 		e.parked = e.parked || failed != 0
 	})
 }
 
-// has notes that a member has a version.
-func (q *queue) has(ref kv.Ref, v kv.Version, have mask) {
+// has notes that a member has a version that was late.
+func (q *queue) has(ref kv.Ref, v kv.Version, who mask) {
 	q.change(ref, func(e *entry) {
-		if v.Compare(e.want) >= 0 && v.Compare(e.unsure) >= 0 {
-			e.lacking &^= have
+		if v != e.want || v.Compare(e.unsure) < 0 {
+			return
+		}
+		if late := &e.late[bitIndex(who)]; *late > 0 {
+			*late--
+		}
+		if e.late[bitIndex(who)] == 0 && !e.failed.has(who) {
+			e.lacking &^= who
 		}
 	})
 }
 
-// failed notes that a write that went on after its answer did not reach a member.
-func (q *queue) failed(ref kv.Ref, v kv.Version, lacking mask) {
+// brought notes that a member was brought a version, the newest that was found.
+func (q *queue) brought(ref kv.Ref, v kv.Version, who mask) {
 	q.change(ref, func(e *entry) {
-		if q.opts.Off.WriteRepair {
-			if v.Compare(e.want) >= 0 {
-				e.lacking &^= lacking
-			}
+		if v.Compare(e.want) < 0 || v.Compare(e.unsure) < 0 {
 			return
 		}
-		e.parked = e.parked || e.lacking.has(lacking)
+		e.failed &^= who
+		if e.late[bitIndex(who)] == 0 || v != e.want {
+			e.lacking &^= who
+		}
+	})
+}
+
+// fails notes that a late write did not reach a member.
+func (q *queue) fails(ref kv.Ref, v kv.Version, who mask) {
+	q.change(ref, func(e *entry) {
+		if v != e.want {
+			return
+		}
+		if late := &e.late[bitIndex(who)]; *late > 0 {
+			*late--
+		}
+		if q.opts.Off.WriteRepair {
+			e.lacking &^= who
+			return
+		}
+		e.failed |= who
+		e.parked = e.parked || e.lacking.has(who)
 	})
 }
 
@@ -123,6 +159,7 @@ func (q *queue) unsure(ref kv.Ref, v kv.Version, all mask) {
 			e.unsure = v
 		}
 		e.lacking |= all
+		e.failed |= all
 		e.parked = true
 	})
 }
@@ -130,11 +167,14 @@ func (q *queue) unsure(ref kv.Ref, v kv.Version, all mask) {
 // differ notes that members lack a version that others have.
 func (q *queue) differ(ref kv.Ref, v kv.Version, lacking mask) {
 	q.change(ref, func(e *entry) {
-		if v.Compare(e.want) < 0 {
+		switch c := v.Compare(e.want); {
+		case c < 0:
 			return
+		case c > 0:
+			e.want, e.late, e.failed = v, [MaxProviders]uint8{}, 0
 		}
-		e.want = v
 		e.lacking |= lacking
+		e.failed |= lacking
 		e.parked = true
 	})
 }
@@ -165,8 +205,9 @@ func (q *queue) change(ref kv.Ref, f func(e *entry)) {
 		p.entries[ref] = e
 	}
 	q.count(was, *e)
+	kept := was.parked || e.parked
 	p.mu.Unlock()
-	if was.parked || e.parked {
+	if kept {
 		q.unkeep(ref)
 	}
 	if wake {
@@ -265,13 +306,15 @@ func (q *queue) gone(t task, done bool) {
 	}
 	if e.lacking == 0 {
 		delete(p.entries, t.ref)
+		e.parked = false
 	} else if !done {
 		e.tries++
 		e.due = time.Now().Add(backOff(e.tries))
 	}
 	q.count(was, *e)
+	removed := e.lacking == 0
 	p.mu.Unlock()
-	if e.lacking == 0 {
+	if removed {
 		q.unkeep(t.ref)
 	}
 }

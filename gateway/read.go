@@ -54,8 +54,9 @@ func (g *Gateway) read(ctx context.Context, doing string, refs []kv.Ref) ([]kv.A
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
 	r := g.newReading(ctx, refs)
-	defer g.compareRest(r)
-	r.ask()
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer g.compareRest(ctx, r, cancel)
+	r.ask(own)
 	var hedge <-chan time.Time
 	if len(r.unasked) > 0 {
 		timer := time.NewTimer(g.opts.Hedge)
@@ -63,14 +64,14 @@ func (g *Gateway) read(ctx context.Context, doing string, refs []kv.Ref) ([]kv.A
 		hedge = timer.C
 	}
 	for !r.conclusive() {
-		if r.left == 0 && !r.askAgain() {
+		if r.left == 0 && !r.askAgain(ctx, own) {
 			break
 		}
 		select {
 		case a := <-r.results:
 			r.take(a)
 		case <-hedge:
-			r.askAll()
+			r.askAll(own)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%s: %w", doing, ctx.Err())
 		}
@@ -84,9 +85,6 @@ func (g *Gateway) read(ctx context.Context, doing string, refs []kv.Ref) ([]kv.A
 // reading is a read under way.
 type reading struct {
 	g       *Gateway
-	ctx     context.Context // of the caller
-	own     context.Context // of the questions, which may outlive the caller
-	cancel  context.CancelFunc
 	refs    []kv.Ref
 	claim   *claim
 	results chan result
@@ -115,11 +113,10 @@ type result struct {
 
 func (g *Gateway) newReading(ctx context.Context, refs []kv.Ref) *reading {
 	n := len(refs)
-	r := &reading{g: g, ctx: ctx, refs: refs, members: g.with(active), claim: newClaim(ctx), open: n,
+	r := &reading{g: g, refs: refs, members: g.with(asked...), claim: newClaim(ctx), open: n,
 		lacking: make([]mask, n), want: make([]kv.Version, n), since: make([]time.Time, n),
 		best: make([]kv.Record, n), settled: make([]bool, n),
 		recs: map[mask][]kv.Record{}, failures: map[mask]error{}}
-	r.own, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	r.results = make(chan result, 2*len(r.members))
 	var distrusted mask
 	for _, m := range r.members {
@@ -142,25 +139,25 @@ func (g *Gateway) newReading(ctx context.Context, refs []kv.Ref) *reading {
 }
 
 // ask asks the first, or all if there is no hedging.
-func (r *reading) ask() {
+func (r *reading) ask(ctx context.Context) {
 	if r.g.opts.Hedge == 0 {
-		r.askAll()
+		r.askAll(ctx)
 		return
 	}
-	r.askOne(r.unasked[0], r.refs)
+	r.askOne(ctx, r.unasked[0], r.refs)
 	r.unasked = r.unasked[1:]
 }
 
-func (r *reading) askAll() {
+func (r *reading) askAll(ctx context.Context) {
 	for _, m := range r.unasked {
-		r.askOne(m, r.refs)
+		r.askOne(ctx, m, r.refs)
 	}
 	r.unasked = nil
 }
 
-func (r *reading) askOne(m *member, refs []kv.Ref) {
+func (r *reading) askOne(ctx context.Context, m *member, refs []kv.Ref) {
 	r.left |= m.bit
-	ctx := r.claim.context(r.own, m.bit)
+	ctx = r.claim.context(ctx, m.bit)
 	r.g.late.begin()
 	go func() {
 		defer r.g.late.end()
@@ -176,9 +173,9 @@ func (r *reading) askOne(m *member, refs []kv.Ref) {
 
 // askAgain asks who has not been asked, or was kept from reading large values
 // since somebody else was reading them. It reports whether there was anybody.
-func (r *reading) askAgain() bool {
+func (r *reading) askAgain(caller, own context.Context) bool {
 	if len(r.unasked) > 0 {
-		r.askAll()
+		r.askAll(own)
 		return true
 	}
 	if r.refused == 0 {
@@ -187,8 +184,8 @@ func (r *reading) askAgain() bool {
 	for _, m := range r.members {
 		if r.refused.has(m.bit) {
 			r.refused &^= m.bit
-			r.claim = newClaim(r.ctx)
-			r.askOne(m, r.refs)
+			r.claim = newClaim(caller)
+			r.askOne(own, m, r.refs)
 			return true
 		}
 	}
@@ -258,19 +255,19 @@ const maxComparing = 1024
 
 // compareRest hears of the members that are slower than the answer, and has the
 // key repaired if they differ.
-func (g *Gateway) compareRest(r *reading) {
+func (g *Gateway) compareRest(ctx context.Context, r *reading, cancel context.CancelFunc) {
 	if r.left == 0 {
-		r.cancel()
+		cancel()
 		r.compare()
 		return
 	}
-	if r.ctx.Err() != nil || g.opts.Off.ReadRepair {
-		r.cancel()
+	if ctx.Err() != nil || g.opts.Off.ReadRepair {
+		cancel()
 		return
 	}
 	if g.comparing.Add(1) > maxComparing {
 		g.comparing.Add(-1)
-		r.cancel()
+		cancel()
 		return
 	}
 	g.late.begin()
@@ -281,7 +278,7 @@ func (g *Gateway) compareRest(r *reading) {
 		for r.left != 0 {
 			r.take(<-r.results)
 		}
-		r.cancel()
+		cancel()
 		r.compare()
 	}()
 }
@@ -333,15 +330,17 @@ func (g *Gateway) differ(ref kv.Ref, v kv.Version, lacking mask) {
 // claim sees to it that a large value is held in memory once, whoever reads it
 // first, and that the request's memory is not asked for after the request ended.
 type claim struct {
-	parent context.Context
-	mu     sync.Mutex // guards owner and closed
-	owner  mask
-	closed bool
+	reserve func(n int64) error // of the request
+	mu      sync.Mutex          // guards owner and closed
+	owner   mask
+	closed  bool
 }
 
 var errClaimed = errors.New("another provider is reading the large values already")
 
-func newClaim(parent context.Context) *claim { return &claim{parent: parent} }
+func newClaim(request context.Context) *claim {
+	return &claim{reserve: func(n int64) error { return kv.Reserve(request, n) }}
+}
 
 // context is ctx, in which a member asks the claim before it takes memory.
 func (c *claim) context(ctx context.Context, who mask) context.Context {
@@ -352,7 +351,7 @@ func (c *claim) context(ctx context.Context, who mask) context.Context {
 			return errClaimed
 		}
 		c.owner = who
-		return kv.Reserve(c.parent, n)
+		return c.reserve(n)
 	})
 }
 

@@ -24,8 +24,8 @@ func (g *Gateway) repairLoop(ctx context.Context) {
 	for ctx.Err() == nil {
 		changed := g.changed.C()
 		g.dropLate(ctx)
-		used := g.mask(active, filling)
-		tasks := g.queue.take(time.Now(), g.upMask(), used, repairKeys)
+		inUse := g.mask(used...)
+		tasks := g.queue.take(time.Now(), g.upMask(), inUse, repairKeys)
 		if len(tasks) > 0 {
 			g.repairTasks(ctx, tasks)
 			continue
@@ -66,8 +66,8 @@ func (g *Gateway) repairTasks(ctx context.Context, tasks []task) {
 // gives all tasks back to the queue or returns an error.
 func (g *Gateway) repairBatch(ctx context.Context, tasks []task, bounded bool) error {
 	up := g.upMask()
-	used := g.with(active, filling)
-	lacking := tasks[0].lacking & maskOf(used)
+	inUse := g.with(used...)
+	lacking := tasks[0].lacking & maskOf(inUse)
 	refs := make([]kv.Ref, len(tasks))
 	for i := range tasks {
 		refs[i] = tasks[i].ref
@@ -82,7 +82,7 @@ func (g *Gateway) repairBatch(ctx context.Context, tasks []task, bounded bool) e
 			return nil
 		})
 	}
-	recs, read, err := g.readForRepair(reading, used, up, lacking, refs)
+	recs, read, err := g.readForRepair(reading, inUse, up, lacking, refs)
 	if err != nil {
 		return err
 	}
@@ -94,9 +94,9 @@ func (g *Gateway) repairBatch(ctx context.Context, tasks []task, bounded bool) e
 	}
 	done := make([]bool, len(tasks))
 	for i := range tasks {
-		done[i] = (read|lacking&up) == maskOf(used) && tasks[i].want.Compare(newest[i].Version) <= 0
+		done[i] = (read|lacking&up) == maskOf(inUse) && tasks[i].want.Compare(newest[i].Version) <= 0
 	}
-	for _, m := range used {
+	for _, m := range inUse {
 		if !up.has(m.bit) {
 			continue
 		}
@@ -113,11 +113,11 @@ func (g *Gateway) repairBatch(ctx context.Context, tasks []task, bounded bool) e
 
 // readForRepair reads keys from those who have them, or, if nobody is certain to,
 // from all.
-func (g *Gateway) readForRepair(ctx context.Context, used []*member, up, lacking mask, refs []kv.Ref) (recs map[mask][]kv.Record, read mask, err error) {
+func (g *Gateway) readForRepair(ctx context.Context, inUse []*member, up, lacking mask, refs []kv.Ref) (recs map[mask][]kv.Record, read mask, err error) {
 	recs = map[mask][]kv.Record{}
-	all := lacking == maskOf(used)
+	all := lacking == maskOf(inUse)
 	var errs []error
-	for _, m := range used {
+	for _, m := range inUse {
 		if !up.has(m.bit) || lacking.has(m.bit) && !all {
 			continue
 		}
@@ -165,7 +165,7 @@ func (g *Gateway) bring(ctx context.Context, m *member, refs []kv.Ref, newest, h
 	m.repaired.Add(uint64(len(writes)))
 	g.changes.add(writes)
 	for _, w := range writes {
-		g.queue.has(w.Ref, w.Record.Version, m.bit)
+		g.queue.brought(w.Ref, w.Record.Version, m.bit)
 	}
 	return nil
 }
@@ -174,7 +174,7 @@ func (g *Gateway) bring(ctx context.Context, m *member, refs []kv.Ref, newest, h
 func (g *Gateway) dropLate(ctx context.Context) {
 	for ns, who := range g.doubt.toDrop() {
 		var able []*member
-		for _, m := range g.with(active, filling) {
+		for _, m := range g.with(used...) {
 			if who.has(m.bit) && m.store.Up() {
 				able = append(able, m)
 			}

@@ -52,7 +52,7 @@ const MaxExamples = 100
 // queue knows count as well: only what is being written just now does not. It
 // calls each from time to time.
 func (g *Gateway) Verify(ctx context.Context, opts VerifyOptions, each func(VerifyProgress)) (Drift, error) {
-	v := &verification{g: g, opts: opts, each: each, members: g.with(active, filling), began: time.Now(),
+	v := &verification{g: g, opts: opts, each: each, members: g.with(used...), began: time.Now(),
 		drift: Drift{PerProvider: map[string]uint64{}}}
 	if opts.Namespaces == nil {
 		err := g.eachNamespace(ctx, v.members, func(ns kv.NamespaceID) error { return v.namespace(ctx, ns) })

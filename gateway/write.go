@@ -77,7 +77,7 @@ type written struct {
 	cancel   context.CancelFunc
 	bytes    int64
 	outcomes chan outcome
-	over     chan struct{} // closed when all is heard of, if that is after the answer
+	over     chan struct{} // closed when all is heard of
 
 	counting mask // active when the write began: their acknowledgement counts
 	left     mask // not heard of yet
@@ -90,9 +90,12 @@ type written struct {
 
 // begin sends the writes to all who are in use.
 func (g *Gateway) begin(ctx context.Context, writes []kv.Write, both bool) *written {
-	members := g.with(active, filling)
-	w := &written{g: g, writes: writes, both: both, outcomes: make(chan outcome, len(members)), counting: g.mask(active)}
-	w.left = maskOf(members)
+	w := &written{g: g, writes: writes, both: both, outcomes: make(chan outcome, len(g.members)), over: make(chan struct{})}
+	g.writesMu.Lock()
+	g.writes[w] = struct{}{} // before it is decided whose acknowledgement counts
+	g.writesMu.Unlock()
+	members := g.with(used...)
+	w.counting, w.left = g.mask(active), maskOf(members)
 	for i := range writes {
 		w.bytes += int64(writes[i].Record.Bytes() + len(writes[i].Ref.Key))
 	}
@@ -147,7 +150,7 @@ func (w *written) take(o outcome) {
 		}
 	case w.noted:
 		for i := range w.writes {
-			q.failed(w.writes[i].Ref, w.writes[i].Record.Version, o.m.bit)
+			q.fails(w.writes[i].Ref, w.writes[i].Record.Version, o.m.bit)
 		}
 	case w.left == 0 && (w.maybe || w.have != 0):
 		for i := range w.writes {
@@ -208,42 +211,43 @@ func same(errs []error) bool {
 // for them already they are cut off, and the queue brings them the write later.
 func (g *Gateway) goOn(w *written) {
 	if w.left == 0 {
-		w.cancel()
+		g.ended(w)
 		return
 	}
 	if g.lateBytes.Add(w.bytes) > g.opts.MaxLate {
 		w.cancel()
 	}
-	w.over = make(chan struct{})
-	g.lateMu.Lock()
-	g.lateWrites[w] = struct{}{}
-	g.lateMu.Unlock()
 	g.late.begin()
 	go func() {
 		defer g.late.end()
-		defer close(w.over)
 		for w.left != 0 {
 			w.take(<-w.outcomes)
 		}
-		w.cancel()
 		g.lateBytes.Add(-w.bytes)
-		g.lateMu.Lock()
-		delete(g.lateWrites, w)
-		g.lateMu.Unlock()
+		g.ended(w)
 	}()
 }
 
-// settle waits until the writes of a namespace that were answered are over, and
-// cuts off those that take too long.
-func (g *Gateway) settle(ctx context.Context, ns kv.NamespaceID) {
+// ended is called when all members have been heard of.
+func (g *Gateway) ended(w *written) {
+	w.cancel()
+	g.writesMu.Lock()
+	delete(g.writes, w)
+	g.writesMu.Unlock()
+	close(w.over)
+}
+
+// settle waits until the writes of a namespace, or of all, that are under way are
+// over, and cuts off those that take too long.
+func (g *Gateway) settle(ctx context.Context, ns *kv.NamespaceID) {
 	var late []*written
-	g.lateMu.Lock()
-	for w := range g.lateWrites {
-		if slices.ContainsFunc(w.writes, func(w kv.Write) bool { return w.Ref.Namespace == ns }) {
+	g.writesMu.Lock()
+	for w := range g.writes {
+		if ns == nil || slices.ContainsFunc(w.writes, func(w kv.Write) bool { return w.Ref.Namespace == *ns }) {
 			late = append(late, w)
 		}
 	}
-	g.lateMu.Unlock()
+	g.writesMu.Unlock()
 	own, cancel := context.WithTimeout(ctx, settleWait)
 	defer cancel()
 	for _, w := range late {
@@ -262,7 +266,7 @@ const settleWait = 2 * time.Second
 // Drop implements the ability of kv.Drop. It succeeds when one active provider has
 // dropped the namespace; the others do so when they can.
 func (g *Gateway) Drop(ctx context.Context, ns kv.NamespaceID) error {
-	members := g.with(active, filling)
+	members := g.with(used...)
 	if err := g.doubt.dropping(ctx, ns, maskOf(members)); err != nil {
 		return fmt.Errorf("drop namespace %s: %w", ns, err)
 	}
@@ -270,7 +274,7 @@ func (g *Gateway) Drop(ctx context.Context, ns kv.NamespaceID) error {
 		return fmt.Errorf("drop namespace %s: it is being dropped already: %w", ns, kv.ErrUnavailable)
 	}
 	defer g.doubt.releaseDrop(ns)
-	g.settle(ctx, ns)
+	g.settle(ctx, &ns)
 	left, done, err := g.dropFrom(ctx, ns, members)
 	g.queue.forgetAll(ns)
 	if done.has(g.mask(active)) {
