@@ -105,7 +105,7 @@ func (m *move) takeMissed() (refs []kv.Ref, overflow bool) {
 // put stores writes of one place.
 func (p place) put(ctx context.Context, writes []kv.Write) error {
 	err := p.home.putMany(ctx, writes)
-	if p.move == nil || p.home.shards.opts.omit == omitMirror {
+	if p.move == nil || p.home.shards.omits(omitMirror) {
 		return err
 	}
 	if p.mode == after {
@@ -401,7 +401,7 @@ func (s *Shards) due(now time.Time) (due []*move, wait time.Duration) {
 	for _, tr := range s.table.moves {
 		m := s.moves[tr.ID]
 		m.enter(tr.Phase, now, s.opts.DropAfter)
-		if tr.Phase == Waiting {
+		if tr.Phase == Waiting && !m.running {
 			continue
 		}
 		for _, slot := range s.table.slots(tr) {

@@ -99,7 +99,7 @@ func (w *mover) able(ctx context.Context, c *cluster) error {
 // clear removes what the new clusters hold from earlier times: a slot that came
 // back must not find its past.
 func (w *mover) clear(ctx context.Context) error {
-	if w.shards.opts.omit != omitClear {
+	if !w.shards.omits(omitClear) {
 		if err := w.remove(ctx, w.to); err != nil {
 			return err
 		}
@@ -118,13 +118,11 @@ func (w *mover) copy(ctx context.Context) error {
 	m.takeMissed() // the copy brings them
 	m.down.Store(false)
 	m.copied.Store(0)
-	if s.opts.omit != omitCopy {
-		if err := w.copyAll(ctx); err != nil {
-			return err
-		}
-		if err := w.verify(ctx); err != nil {
-			return err
-		}
+	if err := w.copyAll(ctx); err != nil {
+		return err
+	}
+	if err := w.verify(ctx); err != nil {
+		return err
 	}
 	s.setStrict(m, true)
 	err := s.drain(ctx)
@@ -305,6 +303,9 @@ func (w *mover) arriving(ns kv.NamespaceID) func(*cluster, string) bool {
 
 // copyAll copies every record of the move, tombstones included.
 func (w *mover) copyAll(ctx context.Context) error {
+	if w.shards.omits(omitCopy) {
+		return nil
+	}
 	namespaces, err := w.namespaces(ctx, w.from)
 	if err != nil {
 		return err
@@ -404,7 +405,7 @@ func within(ctx context.Context, records int) context.Context {
 
 // settle copies the keys that the mirror missed, until none are left.
 func (w *mover) settle(ctx context.Context) error {
-	if w.shards.opts.omit == omitMissed {
+	if w.shards.omits(omitMissed) {
 		return nil
 	}
 	for {
@@ -432,6 +433,9 @@ func (w *mover) verify(ctx context.Context) error {
 	for range maxPasses {
 		if err := w.settle(ctx); err != nil {
 			return err
+		}
+		if w.shards.omits(omitVerify) {
+			return nil
 		}
 		differences, err := w.compare(ctx)
 		if errors.Is(err, errExtra) {

@@ -61,15 +61,21 @@ func (b *books) ack(ref kv.Ref, rec kv.Record, err error) {
 	}
 }
 
-// floor is the oldest version that a read that begins now may return.
-func (b *books) floor(ref kv.Ref) kv.Version {
+// known is what was known when a read began.
+type known struct {
+	floor  kv.Version // nothing older may be read
+	forgot kv.Version // nor this tombstone
+}
+
+func (b *books) floor(ref kv.Ref) known {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.entry(ref)
-	if e.acked.Version.Compare(e.seen) < 0 {
-		return e.seen
+	k := known{e.acked.Version, e.forgot}
+	if k.floor.Compare(e.seen) < 0 {
+		k.floor = e.seen
 	}
-	return e.acked.Version
+	return k
 }
 
 func (b *books) blame(format string, args ...any) {
@@ -78,27 +84,27 @@ func (b *books) blame(format string, args ...any) {
 	b.wrong = append(b.wrong, fmt.Sprintf(format, args...))
 }
 
-// read judges what a read returned that began when floor was the floor.
-func (b *books) read(ref kv.Ref, rec kv.Record, floor kv.Version) {
+// read judges what a read returned by what was known when it began.
+func (b *books) read(ref kv.Ref, rec kv.Record, k known) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	e := b.entry(ref)
 	bad := ""
 	switch tried, ok := e.tried[rec.Version]; {
 	case rec.Absent():
-		if forgotten := floor == e.forgot || floor == e.asked; floor != (kv.Version{}) && !forgotten {
+		if k.floor.Compare(e.asked) > 0 { // what was known is no tombstone that was to be forgotten
 			bad = "absent"
 		}
 	case !ok || tried.Compare(rec) != 0:
 		bad = "nobody wrote that"
-	case rec.Version.Compare(floor) < 0:
+	case rec.Version.Compare(k.floor) < 0:
 		bad = "older than was known"
-	case rec.Version == e.forgot:
+	case rec.Version == k.forgot:
 		bad = "it was forgotten"
 	}
 	if bad != "" {
 		b.wrong = append(b.wrong, fmt.Sprintf("%s %q reads as %s %q, at least %s was expected (acknowledged %s, forgotten %s): %s",
-			ref.Namespace, ref.Key, rec.Version, rec.Value, floor, e.acked.Version, e.forgot, bad))
+			ref.Namespace, ref.Key, rec.Version, rec.Value, k.floor, e.acked.Version, e.forgot, bad))
 	}
 	if rec.Version.Compare(e.seen) > 0 {
 		e.seen = rec.Version

@@ -48,17 +48,19 @@ type ShardsOptions struct {
 	omit omission // what a control leaves out, to show that it is missed
 }
 
-// omission is a part of a move that the controls of the tests leave out.
-
+// omission is the parts of a move that the controls of the tests leave out.
 type omission int
 
 const (
-	omitNothing omission = iota
-	omitClear            // the new cluster keeps what it had
-	omitMirror           // writes go to the old cluster alone
-	omitCopy             // nothing is copied
-	omitMissed           // what the mirror missed is not made good
+	omitClear  omission = 1 << iota // the new cluster keeps what it had
+	omitMirror                      // writes go to the old cluster alone
+	omitCopy                        // nothing is copied
+	omitMissed                      // what the mirror missed is not made good
+	omitVerify                      // both sides are not compared
+	omitDrain                       // writes that are under way are not waited for
 )
+
+func (s *Shards) omits(part omission) bool { return s.opts.omit&part != 0 }
 
 func (o ShardsOptions) withDefaults() ShardsOptions {
 	if o.Logger == nil {
