@@ -222,6 +222,7 @@ func (w *world) put(key string, rec kv.Record) {
 	if err := w.Put(w.t.Context(), ref(key), rec); err != nil {
 		w.t.Fatalf("put %q: %v", key, err)
 	}
+	synctest.Wait() // until all providers have been heard of that say anything
 }
 
 // has checks what a store has of a key.
@@ -698,6 +699,7 @@ func TestOverflow(t *testing.T) {
 			for i := range n {
 				w.put(fmt.Sprint(i), newer)
 			}
+			synctest.Wait()
 			if s := w.Status().Queue; s.Depth != 100 || s.Dirty != n-100 || s.Dropped != uint64(n-100) {
 				t.Errorf("%d keys: %+v", n, s)
 			}
