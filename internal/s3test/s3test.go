@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,6 +45,16 @@ type Config struct {
 	Dir               string // where the objects' files are, made if absent; empty: a temporary folder
 	VirtualDomain     string // answers requests to BUCKET.VirtualDomain as well
 	CertFile, KeyFile string // serves TLS
+
+	// DiskBytes gives the server a disk of its own of so many bytes, which fills up.
+	// It is in memory: a killed server has lost all, and File and what uses it see
+	// nothing. Only root can do that (CanFill).
+	DiskBytes int64
+}
+
+// CanFill reports whether a server can have a disk of its own.
+func CanFill() bool {
+	return exec.Command("unshare", "-m", "sh", "-c", "mount -t tmpfs none /tmp").Run() == nil
 }
 
 // Server is an S3 server with one empty bucket. Its methods end the test on a
@@ -169,7 +180,12 @@ func (s *Server) start() error {
 		args = append(args, "--cert", s.config.CertFile, "--key", s.config.KeyFile)
 	}
 	cmd := exec.Command(s.path, append(args, "posix", s.dir)...)
-	cmd.Env = []string{"ROOT_ACCESS_KEY=" + s.AccessKeyID, "ROOT_SECRET_KEY=" + strings.TrimSpace(string(secret)), "GOMAXPROCS=2"}
+	if s.config.DiskBytes > 0 {
+		mount := `mount -t tmpfs -o size="$1" none "$2" && mkdir "$2/$3" && shift 3 && exec "$@"`
+		cmd = exec.Command("unshare", slices.Concat([]string{"-m", "sh", "-c", mount, "sh",
+			strconv.FormatInt(s.config.DiskBytes, 10), s.dir, s.Bucket}, cmd.Args)...)
+	}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "ROOT_ACCESS_KEY=" + s.AccessKeyID, "ROOT_SECRET_KEY=" + strings.TrimSpace(string(secret)), "GOMAXPROCS=2"}
 	said := &bytes.Buffer{}
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

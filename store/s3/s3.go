@@ -54,7 +54,7 @@ const (
 	minBytesPerSecond = 1 << 20 // a call has a second more for each so many bytes that it moves
 	deletesPerSecond  = 100     // and for each so many objects that it removes
 	maxAttempts       = 3
-	maxBackoff        = time.Second
+	maxBackoff        = 300 * time.Millisecond
 	maxEmptyPages     = 100 // that a server may answer in a row while it says that there is more
 
 	dialTimeout     = 3 * time.Second
