@@ -142,7 +142,14 @@ var idPattern = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[0-9a-f]{8}$`)
 
 const idTime = "20060102T150405.000Z"
 
-func newID(at time.Time, random uint32) string {
+// newID makes an id that is greater than all there are, whatever the clock says.
+func newID(at time.Time, random uint32, ids []string) string {
+	if len(ids) > 0 {
+		text, _, _ := strings.Cut(ids[len(ids)-1], "-")
+		if last, err := time.Parse(idTime, text); err == nil && !at.Truncate(time.Millisecond).After(last) {
+			at = last.Add(time.Millisecond)
+		}
+	}
 	return fmt.Sprintf("%s-%08x", at.UTC().Format(idTime), random)
 }
 
@@ -197,10 +204,13 @@ func digest(data []byte) string {
 }
 
 // Archive is the snapshots in a bucket.
-type Archive struct{ bucket Bucket }
+type Archive struct {
+	bucket  Bucket
+	segment int // SegmentBytes, or less in tests
+}
 
 // NewArchive returns the archive in a bucket.
-func NewArchive(b Bucket) *Archive { return &Archive{b} }
+func NewArchive(b Bucket) *Archive { return &Archive{b, SegmentBytes} }
 
 // IDs returns the ids of all snapshots, the oldest first.
 func (a *Archive) IDs(ctx context.Context) ([]string, error) {
@@ -237,8 +247,8 @@ func (a *Archive) Manifest(ctx context.Context, id string) (*Manifest, error) {
 	return openManifest(id, data)
 }
 
-// segment reads and checks a segment.
-func (a *Archive) segment(ctx context.Context, m *Manifest, n int) ([]byte, error) {
+// readSegment reads and checks a segment.
+func (a *Archive) readSegment(ctx context.Context, m *Manifest, n int) ([]byte, error) {
 	name := segmentName(m.ID, n)
 	data, err := a.bucket.Get(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -266,7 +266,7 @@ func (s *segments) get(ctx context.Context, n int) ([]byte, error) {
 	if err := s.failed[n]; err != nil {
 		return nil, err
 	}
-	data, err := s.archive.segment(ctx, s.manifest, n)
+	data, err := s.archive.readSegment(ctx, s.manifest, n)
 	if err != nil {
 		if s.failed != nil {
 			s.failed[n] = err

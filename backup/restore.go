@@ -260,7 +260,7 @@ func (j *restoring) records(ctx context.Context, link linkInfo, to *batch) error
 		if err != nil {
 			return err
 		}
-		if to.store == j.Front {
+		if to.ns == j.in.ns {
 			j.result.Written++
 		}
 		if flushed {

@@ -79,7 +79,7 @@ func (s *saver) receive(ctx context.Context, frames *frameReader) error {
 func (s *saver) frame(ctx context.Context, f frame) (done bool, err error) {
 	switch f.kind() {
 	case frameBegin:
-		return false, s.begin(f)
+		return false, s.begin(ctx, f)
 	case frameNamespace:
 		s.want, s.named, s.records = new(Wanted), false, false
 		return false, f.decode(s.want)
@@ -105,7 +105,7 @@ func (s *saver) frame(ctx context.Context, f frame) (done bool, err error) {
 	return false, fmt.Errorf("%w: a frame of unknown kind %q", ErrDamaged, f.kind())
 }
 
-func (s *saver) begin(f frame) error {
+func (s *saver) begin(ctx context.Context, f frame) error {
 	var info beginInfo
 	if err := f.decode(&info); err != nil {
 		return err
@@ -113,7 +113,11 @@ func (s *saver) begin(f frame) error {
 	if s.opts.Origin != "" && info.Origin != s.opts.Origin {
 		return fmt.Errorf("%w: the snapshot is of another installation than the one that it continues; take a full one", ErrRefused)
 	}
-	s.manifest.ID = newID(info.Started, rand.Uint32())
+	ids, err := s.archive.IDs(ctx)
+	if err != nil {
+		return err
+	}
+	s.manifest.ID = newID(info.Started, rand.Uint32(), ids)
 	s.manifest.Started, s.manifest.Origin, s.manifest.Version = info.Started, info.Origin, info.Version
 	return nil
 }
@@ -124,7 +128,7 @@ func (s *saver) add(ctx context.Context, f frame) error {
 		return fmt.Errorf("%w: records of no namespace", ErrDamaged)
 	}
 	name := jsonFrame(frameNamespace, Namespace{ID: s.want.ID})
-	if len(s.segment)+len(name)+len(f) > SegmentBytes {
+	if len(s.segment)+len(name)+len(f) > s.archive.segment && len(s.segment) > 0 {
 		if err := s.store(ctx); err != nil {
 			return err
 		}

@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/nearkey/nearkey/internal/blob"
 	"github.com/nearkey/nearkey/kv"
-	"github.com/nearkey/nearkey/store/memory"
 )
 
 // world is a store with a barrier, and an archive in memory.
@@ -214,14 +212,3 @@ func (w *world) random(ns kv.NamespaceID, rng *rand.Rand, writes int) {
 }
 
 var awkward = []string{"\x00", "\xff\xff", "a", "a\x00", "ab", "é", string(bytes.Repeat([]byte("k"), kv.MaxKeyBytes)), "key"}
-
-func sortedKeys[V any](m map[string]V) []string {
-	var keys []string
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
-}
-
-var _ = memory.New
