@@ -12,12 +12,15 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nearkey/nearkey/internal/blob"
+	"github.com/nearkey/nearkey/internal/s3test"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/kv/kvtest"
 	"github.com/nearkey/nearkey/store/memory"
+	"github.com/nearkey/nearkey/store/s3"
 )
 
 func (w *world) names(prefix string) []string {
@@ -473,4 +476,80 @@ func FuzzReceive(f *testing.F) {
 		other := newWorld(t, memory.New())
 		_, _ = other.restore.Restore(t.Context(), in, nil) // it must not panic
 	})
+}
+
+// flaky is a bucket whose every second call fails.
+type flaky struct {
+	*blob.Memory
+	calls int
+}
+
+func (f *flaky) fail() error {
+	if f.calls++; f.calls%2 == 1 {
+		return fmt.Errorf("the bucket: %w", kv.ErrUnavailable)
+	}
+	return nil
+}
+
+func (f *flaky) Put(ctx context.Context, name string, data []byte) error {
+	if err := f.fail(); err != nil {
+		return err
+	}
+	return f.Memory.Put(ctx, name, data)
+}
+
+func (f *flaky) Get(ctx context.Context, name string) ([]byte, error) {
+	if err := f.fail(); err != nil {
+		return nil, err
+	}
+	return f.Memory.Get(ctx, name)
+}
+
+// A bucket that is away for a moment ends neither a backup nor a restore.
+func TestBucketIsAskedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, memory.New())
+		w.archive = NewArchive(&flaky{Memory: w.bucket})
+		w.put(nsA, "a", "1")
+		w.full(nsA)
+		other := newWorld(t, memory.New())
+		other.archive = w.archive
+		if _, err := other.bring(PlanOptions{}, Target{}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := equal(records(t, other.store, nsA), records(t, w.store, nsA)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A bucket of a real S3 server serves as a directory does.
+func TestS3(t *testing.T) {
+	server := s3test.Start(t)
+	bucket, err := s3.Open(s3.Options{Endpoint: server.Endpoint, Bucket: server.Bucket, Prefix: "deep/er", AccessKeyID: server.AccessKeyID, SecretKeyFile: server.SecretKeyFile, PathStyle: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t, memory.New())
+	w.take.Margin = time.Nanosecond
+	w.archive = NewArchive(bucket)
+	w.put(nsA, "large", string(make([]byte, SegmentBytes+1)))
+	w.full(nsA)
+	w.put(nsA, "b", "2")
+	m := w.more(nsA)
+	other := newWorld(t, memory.New())
+	other.archive = w.archive
+	if _, err := other.bring(PlanOptions{}, Target{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := equal(records(t, other.store, nsA), records(t, w.store, nsA)); err != nil {
+		t.Error(err)
+	}
+	if _, wrong := w.archive.Verify(t.Context(), m.ID, nil); wrong != nil {
+		t.Error(wrong)
+	}
+	server.Corrupt("deep/er/" + segmentName(m.ID, 0))
+	if _, wrong := w.archive.Verify(t.Context(), m.ID, nil); wrong == nil || !strings.Contains(fmt.Sprint(wrong), segmentName(m.ID, 0)) {
+		t.Errorf("damaged: %v", wrong)
+	}
 }

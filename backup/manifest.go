@@ -237,7 +237,7 @@ func (a *Archive) Manifest(ctx context.Context, id string) (*Manifest, error) {
 	if !idPattern.MatchString(id) {
 		return nil, fmt.Errorf("%q is no id of a snapshot", id)
 	}
-	data, err := a.bucket.Get(ctx, manifestName(id))
+	data, err := a.get(ctx, manifestName(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: snapshot %s is not there", ErrMissing, id)
 	}
@@ -250,7 +250,7 @@ func (a *Archive) Manifest(ctx context.Context, id string) (*Manifest, error) {
 // readSegment reads and checks a segment.
 func (a *Archive) readSegment(ctx context.Context, m *Manifest, n int) ([]byte, error) {
 	name := segmentName(m.ID, n)
-	data, err := a.bucket.Get(ctx, name)
+	data, err := a.get(ctx, name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s is not there", ErrMissing, name)
 	}

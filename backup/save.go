@@ -7,6 +7,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"time"
+
+	"github.com/nearkey/nearkey/kv"
 )
 
 // SaveOptions say what a snapshot that is saved continues.
@@ -34,12 +36,38 @@ func (a *Archive) Save(ctx context.Context, stream io.Reader, opts SaveOptions) 
 	}
 	data, err := sealManifest(&s.manifest)
 	if err == nil {
-		err = a.bucket.Put(ctx, manifestName(s.manifest.ID), data)
+		err = a.put(ctx, manifestName(s.manifest.ID), data)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("store the manifest: %w", err), s.discard(ctx))
 	}
 	return &s.manifest, nil
+}
+
+// put stores something in the bucket, again if the bucket is away for a moment.
+func (a *Archive) put(ctx context.Context, name string, data []byte) error {
+	return again(ctx, func() error { return a.bucket.Put(ctx, name, data) })
+}
+
+// get returns what is in the bucket in the same way.
+func (a *Archive) get(ctx context.Context, name string) (data []byte, err error) {
+	err = again(ctx, func() error { data, err = a.bucket.Get(ctx, name); return err })
+	return data, err
+}
+
+// bucketPause is how long is waited before a bucket is asked again.
+const bucketPause = time.Second
+
+func again(ctx context.Context, do func() error) error {
+	for tries := 1; ; tries++ {
+		err := do()
+		if err == nil || ctx.Err() != nil || tries == readTries || !passes(err) && !errors.Is(err, kv.ErrUnknown) {
+			return err
+		}
+		if err := pause(ctx, bucketPause); err != nil {
+			return err
+		}
+	}
 }
 
 // saver is a snapshot while it is stored.
@@ -152,7 +180,7 @@ func (s *saver) store(ctx context.Context) error {
 		return nil
 	}
 	n := len(s.manifest.Segments)
-	if err := s.archive.bucket.Put(ctx, segmentName(s.manifest.ID, n), s.segment); err != nil {
+	if err := s.archive.put(ctx, segmentName(s.manifest.ID, n), s.segment); err != nil {
 		return fmt.Errorf("store segment %d: %w", n, err)
 	}
 	s.manifest.Segments = append(s.manifest.Segments, Segment{int64(len(s.segment)), digest(s.segment)})

@@ -13,6 +13,7 @@ import (
 	"github.com/nearkey/nearkey/api/admin"
 	"github.com/nearkey/nearkey/backup"
 	"github.com/nearkey/nearkey/client"
+	"github.com/nearkey/nearkey/store/s3"
 	"github.com/spf13/cobra"
 )
 
@@ -274,25 +275,48 @@ func article(kind string) string {
 type place struct {
 	text string
 	flag string
+	s3   s3.Options
 }
 
 func (p *place) flags(cmd *cobra.Command, flag string) {
 	p.flag = flag
-	cmd.Flags().StringVar(&p.text, flag, "", "where the snapshots are: `DIR|s3://BUCKET/PREFIX`")
+	fs := cmd.Flags()
+	fs.StringVar(&p.text, flag, "", "where the snapshots are: `DIR|s3://BUCKET/PREFIX`")
+	fs.StringVar(&p.s3.Endpoint, "s3-endpoint", "", "`URL` of the S3 server (default: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, or Amazon's)")
+	fs.StringVar(&p.s3.Region, "s3-region", "", "`REGION` of the bucket (default: AWS_REGION, or "+s3.Region+")")
+	fs.StringVar(&p.s3.AccessKeyID, "s3-access-key-id", "", "`ID` of the access key (default: AWS_ACCESS_KEY_ID)")
+	fs.StringVar(&p.s3.SecretKeyFile, "s3-secret-key-file", "", "`FILE` that holds the secret key (default: AWS_SECRET_ACCESS_KEY)")
+	fs.BoolVar(&p.s3.PathStyle, "s3-path-style", false, "name the bucket in the path of the URL and not in its host")
+	fs.StringVar(&p.s3.CAFile, "s3-ca-file", "", "`FILE` of certificates that are trusted instead of the system's")
 }
 
 // open opens the archive; nothing is dialled or made yet.
-func (p *place) open(*Main) (*backup.Archive, error) {
-	if p.text == "" {
+func (p *place) open(m *Main) (*backup.Archive, error) {
+	scheme, rest, isURL := strings.Cut(p.text, "://")
+	switch {
+	case p.text == "":
 		return nil, usagef("--%s is missing: name a directory, or s3://BUCKET/PREFIX", p.flag)
-	}
-	if scheme, _, ok := strings.Cut(p.text, "://"); ok {
-		return nil, usagef("--%s %s: %s is not known here; name a directory", p.flag, p.text, scheme)
+	case isURL && scheme == "s3":
+		return p.openS3(m, rest)
+	case isURL:
+		return nil, usagef("--%s %s: %s:// is not known; name a directory, or s3://BUCKET/PREFIX", p.flag, p.text, scheme)
 	}
 	if info, err := os.Stat(p.text); err == nil && !info.IsDir() {
 		return nil, usagef("--%s %s: it is a file; name a directory", p.flag, p.text)
 	}
 	return backup.NewArchive(backup.OpenDir(p.text)), nil
+}
+
+func (p *place) openS3(m *Main, name string) (*backup.Archive, error) {
+	options := p.s3
+	options.Bucket, options.Prefix, _ = strings.Cut(name, "/")
+	options.Endpoint = firstNonEmpty(options.Endpoint, m.getenv("AWS_ENDPOINT_URL_S3"), m.getenv("AWS_ENDPOINT_URL"))
+	options.Region = firstNonEmpty(options.Region, m.getenv("AWS_REGION"))
+	bucket, err := s3.Open(options)
+	if err != nil {
+		return nil, usagef("--%s %s: %w", p.flag, p.text, err)
+	}
+	return backup.NewArchive(bucket), nil
 }
 
 func (m *Main) backupListCommand() *cobra.Command {
