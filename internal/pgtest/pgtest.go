@@ -597,3 +597,36 @@ func (t *installation) startReaper() error {
 	t.alive = in
 	return cmd.Start() // it ends after this process
 }
+
+// CPU is the processor time that the server's processes have used so far.
+func (s *Server) CPU() time.Duration {
+	s.tb.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd == nil {
+		return 0
+	}
+	pid := s.cmd.Process.Pid
+	ticks := 0
+	for _, p := range append(children(pid), pid) {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p))
+		_, rest, ok := strings.Cut(string(text), ") ")
+		fields := strings.Fields(rest)
+		if err != nil || !ok || len(fields) < 15 {
+			continue // it has just ended: its time is the postmaster's children's
+		}
+		of := fields[11:13] // utime, stime
+		if p == pid {
+			of = fields[11:15] // and those of children that have ended
+		}
+		for _, field := range of {
+			n, err := strconv.Atoi(field)
+			if err != nil {
+				s.tb.Fatalf("read the time of process %d: %v", p, err)
+			}
+			ticks += n
+		}
+	}
+	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux
+	return time.Duration(ticks) * tick
+}

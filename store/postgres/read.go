@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	readFlights = 6   // statements of gets under way at once
+	readFlights = 3   // statements of gets under way at once
 	readSeats   = 256 // gets in a statement
 	maxReplaced = 100 // how often a Get begins anew because a large value was replaced before it was read
 	pageBytes   = 8 << 20

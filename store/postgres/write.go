@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	writeFlights = 4       // statements of puts under way at once
+	writeFlights = 3       // statements of puts under way at once
 	writeSeats   = 512     // puts in a statement
 	writeBytes   = 4 << 20 // of values in a statement, unless one alone is larger
 	tombsAtOnce  = 1_000   // tombstones forgotten in a statement
