@@ -220,9 +220,9 @@ func (g *Gateway) newMember(p Provider) *member {
 	if m.probes == nil {
 		m.probes = func() []kv.NamespaceID { return []kv.NamespaceID{pulseNamespace} }
 	}
-	m.store = guard.New(p.Store, guard.Options{
+	m.store = guard.Before(p.Store, guard.Options{
 		Name: "provider " + p.Name, Deadline: g.opts.Deadline, Logger: g.opts.Logger,
-		Probe: func(ctx context.Context, store kv.Store) error { return g.probe(ctx, m, store) },
+		Probe: func(ctx context.Context) error { return g.probe(ctx, m, p.Store) },
 		Changed: func(up bool) {
 			if up {
 				g.queue.hasten()

@@ -781,3 +781,74 @@ func TestNew(t *testing.T) {
 		t.Error("a gateway without a journal")
 	}
 }
+
+// large is a provider whose values ask for memory, and then take their time.
+type large struct {
+	*provider
+	take time.Duration
+}
+
+func (l *large) Get(ctx context.Context, ref kv.Ref, maxAge time.Duration) (kv.Record, error) {
+	if ref.Namespace == ns {
+		if err := kv.Reserve(ctx, kv.ReserveBytes); err != nil {
+			return kv.Record{}, err
+		}
+		select {
+		case <-time.After(l.take):
+		case <-ctx.Done():
+			return kv.Record{}, ctx.Err()
+		}
+	}
+	return l.provider.Get(ctx, ref, maxAge)
+}
+
+// A large value is read from one provider, which asks for memory once; if that one
+// takes long the other is asked as well. When the request is over no memory is
+// asked for.
+func TestLargeValues(t *testing.T) {
+	for _, test := range []struct {
+		a, b, within time.Duration
+		reserved     int64
+	}{
+		{0, 0, 0, kv.ReserveBytes},
+		{time.Hour, 0, 300 * time.Millisecond, 2 * kv.ReserveBytes},
+		{0, time.Hour, 300 * time.Millisecond, 2 * kv.ReserveBytes},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := &large{newProvider(), test.a}, &large{newProvider(), test.b}
+			rec := value(at(time.Now().Add(-time.Hour)), "large")
+			for _, l := range []*large{a, b} {
+				if err := l.under().Put(t.Context(), ref("k"), rec); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g, err := gateway.New([]gateway.Provider{{Name: "a", Store: a}, {Name: "b", Store: b}}, gateway.Options{Journal: newJournal()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			go func() { done <- g.Run(ctx) }()
+			time.Sleep(5100 * time.Millisecond)
+			var reserved int64
+			over := false
+			began := time.Now()
+			request := kv.WithReserver(t.Context(), func(n int64) error {
+				if over {
+					t.Error("memory is asked for after the answer")
+				}
+				reserved += n
+				return nil
+			})
+			got, err := g.Get(request, ref("k"), 0)
+			over = true
+			if err != nil || got.Compare(rec) != 0 || time.Since(began) > test.within || reserved > test.reserved {
+				t.Errorf("%+v, %v after %v, %d bytes reserved; want %+v", got.Version, err, time.Since(began), reserved, test)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -57,7 +57,7 @@ func (g *Gateway) read(ctx context.Context, doing string, refs []kv.Ref) ([]kv.A
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer g.compareRest(ctx, r, cancel)
 	r.ask(own)
-	var hedge <-chan time.Time
+	var hedge, patience <-chan time.Time
 	if len(r.unasked) > 0 {
 		timer := time.NewTimer(g.opts.Hedge)
 		defer timer.Stop()
@@ -70,8 +70,15 @@ func (g *Gateway) read(ctx context.Context, doing string, refs []kv.Ref) ([]kv.A
 		select {
 		case a := <-r.results:
 			r.take(a)
+			if patience == nil && r.refused != 0 {
+				timer := time.NewTimer(claimFor)
+				defer timer.Stop()
+				patience = timer.C
+			}
 		case <-hedge:
 			r.askAll(own)
+		case <-patience:
+			r.askAgain(ctx, own)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%s: %w", doing, ctx.Err())
 		}
@@ -326,6 +333,10 @@ func (g *Gateway) differ(ref kv.Ref, v kv.Version, lacking mask) {
 	g.queue.differ(ref, v, lacking)
 	g.changes.add([]kv.Write{{Ref: ref, Record: kv.Record{Version: v}}})
 }
+
+// claimFor is how long a member may take for large values before another one is
+// asked for them as well.
+const claimFor = 250 * time.Millisecond
 
 // claim sees to it that a large value is held in memory once, whoever reads it
 // first, and that the request's memory is not asked for after the request ended.

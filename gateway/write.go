@@ -159,18 +159,14 @@ func (w *written) take(o outcome) {
 	}
 }
 
-// definite reports whether an error says for certain that nothing was stored.
+// definite reports whether an error says for certain that nothing was stored: the
+// provider was not asked, or refuses such records. Other errors may be of a part of
+// the provider, while another part has stored its records.
 func definite(err error) bool {
-	var down *guard.DownError
-	if errors.As(err, &down) {
+	if _, ok := err.(*guard.DownError); ok {
 		return true
 	}
-	for _, kind := range []error{kv.ErrRule, kv.ErrFuture, kv.ErrFull, kv.ErrOverloaded} {
-		if errors.Is(err, kind) && !errors.Is(err, kv.ErrUnknown) {
-			return true
-		}
-	}
-	return false
+	return errors.Is(err, kv.ErrRule) || errors.Is(err, kv.ErrFuture)
 }
 
 // err is the answer to the writer.
@@ -183,10 +179,10 @@ func (w *written) err(doing string) error {
 	switch {
 	case have != 0:
 		return fmt.Errorf("%s: acknowledged by %d of %d providers, and the namespace wants all: %w: %w", doing, have.count(), w.counting.count(), kv.ErrUnknown, all)
+	case w.left == 0 && same(w.errs):
+		return fmt.Errorf("%s: %w", doing, all)
 	case w.maybe || w.left != 0:
 		return fmt.Errorf("%s: %w: %w", doing, kv.ErrUnknown, all)
-	case len(w.errs) > 0 && same(w.errs):
-		return fmt.Errorf("%s: %w", doing, all)
 	}
 	return fmt.Errorf("%s: %w: %w", doing, kv.ErrUnavailable, all)
 }
@@ -200,7 +196,7 @@ func same(errs []error) bool {
 				n++
 			}
 		}
-		if n == len(errs) {
+		if n > 0 && n == len(errs) {
 			return true
 		}
 	}

@@ -1,5 +1,5 @@
-// Package guard stands before a store that may hang, so that its hanging costs
-// one deadline and not one for each call.
+// Package guard stands before something that may hang, a store above all, so that
+// its hanging costs one deadline and not one for each call.
 //
 // A store that refuses costs nothing: its errors are passed on. A store that says
 // nothing is worse. When a call has waited for SuspectAfter and no call has
@@ -29,10 +29,10 @@ type Options struct {
 	DropDeadline time.Duration // of one Drop, which may take long; 0: 10 min
 	SuspectAfter time.Duration // of silence; 0: 1 s
 
-	// Probe asks the store whether it is alive, until its context ends; it returns
-	// nil if it is. It is given the store itself. nil: one Get of a key that does
-	// not exist.
-	Probe        func(ctx context.Context, store kv.Store) error
+	// Probe asks what is guarded whether it is alive, until its context ends; it
+	// returns nil if it is. nil: one Get of a key that does not exist, if it is a
+	// store.
+	Probe        func(ctx context.Context) error
 	ProbeTimeout time.Duration // 0: 1 s
 	ProbeEvery   time.Duration // 0: 1 s
 
@@ -54,23 +54,15 @@ func (o Options) withDefaults() Options {
 	set(&o.SuspectAfter, time.Second)
 	set(&o.ProbeTimeout, time.Second)
 	set(&o.ProbeEvery, time.Second)
-	if o.Probe == nil {
-		o.Probe = func(ctx context.Context, store kv.Store) error {
-			_, err := store.Get(ctx, kv.Ref{Key: "probe"}, 0)
-			return err
-		}
-	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o
 }
 
-// Store is a kv.Store behind a guard, with the abilities to read and put many,
-// to forget, to drop and to list the namespaces, if the store has them.
-type Store struct {
-	store kv.Store
-	opts  Options
+// Guard lets calls through, or refuses them.
+type Guard struct {
+	opts Options
 
 	mu     sync.Mutex // guards the rest
 	calls  list       // under way, the oldest first
@@ -82,8 +74,6 @@ type Store struct {
 
 	counts counts
 }
-
-var _ kv.Store = (*Store)(nil)
 
 type counts struct {
 	calls, failures, timeouts, skipped atomic.Uint64
@@ -99,26 +89,25 @@ type Stats struct {
 	UnderWay                           int
 }
 
-// New returns a guard before store. Only Run brings a store back that went down.
-func New(store kv.Store, opts Options) *Store {
-	return &Store{store: store, opts: opts.withDefaults()}
-}
+// New returns a guard that probes as the options say. Only Run brings back what went
+// down.
+func New(opts Options) *Guard { return &Guard{opts: opts.withDefaults()} }
 
 // Up reports whether calls go through.
-func (s *Store) Up() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !s.down
+func (g *Guard) Up() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.down
 }
 
 // Stats tells what the guard has seen.
-func (s *Store) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (g *Guard) Stats() Stats {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	return Stats{
-		Up: !s.down, Since: s.since, Err: s.reason, Latency: s.late, UnderWay: s.calls.n,
-		Calls: s.counts.calls.Load(), Failures: s.counts.failures.Load(),
-		Timeouts: s.counts.timeouts.Load(), Skipped: s.counts.skipped.Load(),
+		Up: !g.down, Since: g.since, Err: g.reason, Latency: g.late, UnderWay: g.calls.n,
+		Calls: g.counts.calls.Load(), Failures: g.counts.failures.Load(),
+		Timeouts: g.counts.timeouts.Load(), Skipped: g.counts.skipped.Load(),
 	}
 }
 
@@ -129,30 +118,35 @@ var (
 	errLate = errors.New("no answer within the deadline")
 )
 
-// do makes a call. unsure is the kind of error of a call whose outcome is not
-// known because the guard ended it.
-func (s *Store) do(ctx context.Context, deadline time.Duration, unsure error, f func(ctx context.Context) error) error {
+// Do makes a call, unless what is guarded is down: then the error is a DownError.
+// unsure is the kind of error of a call whose outcome is not known because the
+// guard ended it.
+func (g *Guard) Do(ctx context.Context, unsure error, f func(ctx context.Context) error) error {
+	return g.do(ctx, g.opts.Deadline, unsure, f)
+}
+
+func (g *Guard) do(ctx context.Context, deadline time.Duration, unsure error, f func(ctx context.Context) error) error {
 	own, cancel := context.WithTimeoutCause(ctx, deadline, errLate)
 	defer cancel()
 	own, end := context.WithCancelCause(own)
 	defer end(nil)
 	c := &call{began: time.Now(), end: end}
-	if err := s.enter(c); err != nil {
+	if err := g.enter(c); err != nil {
 		return err
 	}
-	return s.leave(ctx, own, c, f(own), unsure)
+	return g.leave(ctx, own, c, f(own), unsure)
 }
 
 // enter refuses a call while the store is down.
-func (s *Store) enter(c *call) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.counts.calls.Add(1)
-	if s.down {
-		s.counts.skipped.Add(1)
-		return &DownError{Name: s.opts.Name, Since: s.since, Reason: s.reason}
+func (g *Guard) enter(c *call) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.counts.calls.Add(1)
+	if g.down {
+		g.counts.skipped.Add(1)
+		return &DownError{Name: g.opts.Name, Since: g.since, Reason: g.reason}
 	}
-	s.calls.push(c)
+	g.calls.push(c)
 	return nil
 }
 
@@ -172,30 +166,30 @@ func (e *DownError) Error() string {
 func (e *DownError) Unwrap() error { return kv.ErrUnavailable }
 
 // leave notes how a call ended, and says whose fault an error is.
-func (s *Store) leave(caller, own context.Context, c *call, err, unsure error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.calls.remove(c)
+func (g *Guard) leave(caller, own context.Context, c *call, err, unsure error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.calls.remove(c)
 	if err == nil {
-		s.succeeded(c)
+		g.succeeded(c)
 		return nil
 	}
 	if caller.Err() != nil { // who asked no longer wants to know
 		return err
 	}
-	s.counts.failures.Add(1)
+	g.counts.failures.Add(1)
 	cause := context.Cause(own)
 	if !errors.Is(cause, errLate) && !errors.Is(cause, errDown) {
 		if !counted(err) {
-			s.succeeded(c)
+			g.succeeded(c)
 		}
-		return fmt.Errorf("%s: %w", s.opts.Name, err)
+		return fmt.Errorf("%s: %w", g.opts.Name, err)
 	}
-	s.counts.timeouts.Add(1)
-	if errors.Is(cause, errLate) && s.ok.Before(c.began) {
-		s.fall(cause)
+	g.counts.timeouts.Add(1)
+	if errors.Is(cause, errLate) && g.ok.Before(c.began) {
+		g.fall(cause)
 	}
-	return fmt.Errorf("%s: %w: %w", s.opts.Name, unsure, cause)
+	return fmt.Errorf("%s: %w: %w", g.opts.Name, unsure, cause)
 }
 
 // counted reports whether an error says that the store itself is in trouble: an
@@ -213,46 +207,46 @@ func counted(err error) bool {
 const smoothing = 16
 
 // succeeded is called with mu held.
-func (s *Store) succeeded(c *call) {
-	if c.began.After(s.ok) {
-		s.ok = c.began
+func (g *Guard) succeeded(c *call) {
+	if c.began.After(g.ok) {
+		g.ok = c.began
 	}
-	s.late += (time.Since(c.began) - s.late) / smoothing
+	g.late += (time.Since(c.began) - g.late) / smoothing
 }
 
 // fall is called with mu held.
-func (s *Store) fall(reason error) {
-	s.reason = reason
-	if s.down {
+func (g *Guard) fall(reason error) {
+	g.reason = reason
+	if g.down {
 		return
 	}
-	s.down, s.since = true, time.Now()
-	for c := s.calls.first; c != nil; c = c.next {
+	g.down, g.since = true, time.Now()
+	for c := g.calls.first; c != nil; c = c.next {
 		c.end(errDown)
 	}
 }
 
 // rise is called with mu held.
-func (s *Store) rise() {
-	if !s.down {
+func (g *Guard) rise() {
+	if !g.down {
 		return
 	}
-	s.down, s.since = false, time.Now()
+	g.down, g.since = false, time.Now()
 }
 
 // Run probes until ctx ends and then returns nil.
-func (s *Store) Run(ctx context.Context) error {
-	tick := time.NewTicker(s.opts.SuspectAfter / 2)
+func (g *Guard) Run(ctx context.Context) error {
+	tick := time.NewTicker(g.opts.SuspectAfter / 2)
 	defer tick.Stop()
 	told, probed := true, time.Time{}
 	for {
-		if s.due(probed) {
+		if g.due(probed) {
 			probed = time.Now()
-			s.probe(ctx)
+			g.probe(ctx)
 		}
-		if up := s.Up(); up != told {
+		if up := g.Up(); up != told {
 			told = up
-			s.tell(up)
+			g.tell(up)
 		}
 		select {
 		case <-tick.C:
@@ -263,48 +257,48 @@ func (s *Store) Run(ctx context.Context) error {
 }
 
 // due reports whether it is time for a probe: as always, or for suspicion.
-func (s *Store) due(probed time.Time) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if time.Since(probed) >= s.opts.ProbeEvery {
+func (g *Guard) due(probed time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if time.Since(probed) >= g.opts.ProbeEvery {
 		return true
 	}
-	oldest := s.calls.first
-	return !s.down && oldest != nil && time.Since(oldest.began) >= s.opts.SuspectAfter && s.ok.Before(oldest.began)
+	oldest := g.calls.first
+	return !g.down && oldest != nil && time.Since(oldest.began) >= g.opts.SuspectAfter && g.ok.Before(oldest.began)
 }
 
-func (s *Store) probe(ctx context.Context) {
+func (g *Guard) probe(ctx context.Context) {
 	began := time.Now()
-	own, cancel := context.WithTimeoutCause(ctx, s.opts.ProbeTimeout, errLate)
+	own, cancel := context.WithTimeoutCause(ctx, g.opts.ProbeTimeout, errLate)
 	defer cancel()
-	err := s.opts.Probe(own, s.store)
+	err := g.opts.Probe(own)
 	if ctx.Err() != nil {
 		return
 	}
 	if err != nil && context.Cause(own) != nil {
-		err = fmt.Errorf("a probe had no answer within %v", s.opts.ProbeTimeout)
+		err = fmt.Errorf("a probe had no answer within %v", g.opts.ProbeTimeout)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	switch {
 	case err == nil:
-		if began.After(s.ok) {
-			s.ok = began
+		if began.After(g.ok) {
+			g.ok = began
 		}
-		s.rise()
-	case s.ok.Before(began): // and nobody else had an answer meanwhile
-		s.fall(err)
+		g.rise()
+	case g.ok.Before(began): // and nobody else had an answer meanwhile
+		g.fall(err)
 	}
 }
 
-func (s *Store) tell(up bool) {
-	st := s.Stats()
+func (g *Guard) tell(up bool) {
+	st := g.Stats()
 	if up {
-		s.opts.Logger.Info("a store is back", "store", s.opts.Name)
+		g.opts.Logger.Info("a store is back", "store", g.opts.Name)
 	} else {
-		s.opts.Logger.Warn("a store is down", "store", s.opts.Name, "reason", st.Err)
+		g.opts.Logger.Warn("a store is down", "store", g.opts.Name, "reason", st.Err)
 	}
-	if s.opts.Changed != nil {
-		s.opts.Changed(up)
+	if g.opts.Changed != nil {
+		g.opts.Changed(up)
 	}
 }

@@ -16,7 +16,7 @@ import (
 )
 
 func TestLaws(t *testing.T) {
-	kvtest.Run(t, func(*testing.T) kv.Store { return guard.New(memory.New(), guard.Options{}) })
+	kvtest.Run(t, func(*testing.T) kv.Store { return guard.Before(memory.New(), guard.Options{}) })
 }
 
 // hung is a store that says nothing while it is stopped.
@@ -75,7 +75,7 @@ var (
 func running(t *testing.T, f func(t *testing.T, h *hung, g *guard.Store, told *[]bool)) {
 	synctest.Test(t, func(t *testing.T) {
 		h, told := &hung{Store: memory.New()}, []bool{}
-		g := guard.New(h, guard.Options{Name: "a", Changed: func(up bool) { told = append(told, up) }})
+		g := guard.Before(h, guard.Options{Name: "a", Changed: func(up bool) { told = append(told, up) }})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- g.Run(ctx) }()
@@ -144,7 +144,7 @@ func TestProbes(t *testing.T) {
 			t.Error("a store that answers is down")
 		}
 		slow := &slow{Store: memory.New(), by: 3 * time.Second}
-		own := guard.New(slow, guard.Options{})
+		own := guard.Before(slow, guard.Options{})
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go own.Run(ctx)
@@ -172,7 +172,7 @@ func (s *slow) Get(ctx context.Context, ref kv.Ref, maxAge time.Duration) (kv.Re
 func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &hung{Store: memory.New()}
-		g := guard.New(h, guard.Options{Deadline: 2 * time.Second})
+		g := guard.Before(h, guard.Options{Deadline: 2 * time.Second})
 		h.stop(true)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
@@ -194,7 +194,7 @@ func TestDeadline(t *testing.T) {
 
 // A store that refuses is asked again and again.
 func TestRefusals(t *testing.T) {
-	g := guard.New(&kvtest.Faulty{Store: memory.New(), Inject: func(kvtest.Op, kv.Ref) kvtest.Fault { return kvtest.Refused }}, guard.Options{})
+	g := guard.Before(&kvtest.Faulty{Store: memory.New(), Inject: func(kvtest.Op, kv.Ref) kvtest.Fault { return kvtest.Refused }}, guard.Options{})
 	for range 100 {
 		if _, err := g.Get(t.Context(), ref, 0); err == nil {
 			t.Fatal("a store that refuses was read")
