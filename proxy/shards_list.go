@@ -151,18 +151,21 @@ func (st *stream) end(page kv.Page) kv.Page {
 	return page
 }
 
-// cut closes a page that took too many rounds where its keys are known.
+// cut closes a page that took too many rounds where its keys are known. A source
+// that is emptied by it may be known less far than the others.
 func (st *stream) cut(page kv.Page, limit int) kv.Page {
-	last := st.known()
-	for src := st.least(); src != nil && src.keys[0].Key <= last; src = st.least() {
+	for {
+		last, src := st.known(), st.least()
+		if src == nil || src.keys[0].Key > last {
+			page.More, page.Last = true, last
+			return page
+		}
 		if len(page.Keys) == limit {
 			return st.end(page)
 		}
 		k, _, _ := st.next()
 		page.Keys = append(page.Keys, k)
 	}
-	page.More, page.Last = true, last
-	return page
 }
 
 // Namespaces implements the ability of kv.Namespaces. Every cluster that owns a
