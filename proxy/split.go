@@ -28,6 +28,10 @@ const MaxPut = 10 * time.Minute
 // blobsAtOnce bounds the blobs that one call moves at the same time.
 const blobsAtOnce = 16
 
+// maxLost bounds the records that a Split remembers to have lost their blob. What
+// it does not remember is found again by the next read.
+const maxLost = 10_000
+
 // Blobs keeps values under names.
 //
 // Consistency: a Get that follows a successful Put returns what was put.
@@ -47,7 +51,7 @@ type Blobs interface {
 // SplitOptions are what a Split may be told. Zero values are replaced by the
 // defaults that the fields name.
 type SplitOptions struct {
-	InlineBytes int           // the greatest value that stays in its row; InlineBytes; at least MinInlineBytes
+	InlineBytes int           // the greatest value that stays in its row; InlineBytes; negative: none does
 	SweepEvery  time.Duration // the pause between two sweeps; SweepEvery
 	SweepRate   int           // rows and blobs that a sweep looks at in a second; SweepRate
 	SweepBlobs  int           // blobs that a pass of a sweep holds in memory; SweepBlobs
@@ -73,10 +77,12 @@ type Split struct {
 	orphanAge, emptyAge time.Duration
 
 	counts splitCounts
+	broken atomic.Int64 // len(lost), to be looked at without the mutex
 
-	mu      sync.Mutex       // guards what follows
-	pending map[blobName]int // blobs of puts under way, and how many
-	swept   SweepReport      // of the latest sweep that came to its end
+	mu      sync.Mutex            // guards what follows
+	pending map[blobName]int      // blobs of puts under way, and how many
+	lost    map[kv.Ref]kv.Version // records whose blob was found lost, until they are put again; at most maxLost
+	swept   SweepReport           // of the latest sweep that came to its end
 	sweptAt time.Time
 
 	sweeping sync.Mutex // guards against two sweeps at once
@@ -88,7 +94,7 @@ var _ kv.Store = (*Split)(nil)
 
 // NewSplit returns a store of rows and blobs. The index is that of the same blobs.
 func NewSplit(rows kv.Store, blobs Blobs, index BlobIndex, opts SplitOptions) *Split {
-	opts.InlineBytes = max(cmp.Or(opts.InlineBytes, InlineBytes), MinInlineBytes)
+	opts.InlineBytes = cmp.Or(opts.InlineBytes, InlineBytes)
 	opts.SweepEvery = cmp.Or(opts.SweepEvery, SweepEvery)
 	opts.SweepRate = cmp.Or(opts.SweepRate, SweepRate)
 	opts.SweepBlobs = cmp.Or(opts.SweepBlobs, SweepBlobs)
@@ -96,7 +102,7 @@ func NewSplit(rows kv.Store, blobs Blobs, index BlobIndex, opts SplitOptions) *S
 		opts.Missing = func(kv.Ref) {}
 	}
 	return &Split{rows: rows, blobs: blobs, index: index, opts: opts, orphanAge: OrphanAge, emptyAge: EmptyAge,
-		log: cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)), pending: map[blobName]int{}}
+		log: cmp.Or(opts.Logger, slog.New(slog.DiscardHandler)), pending: map[blobName]int{}, lost: map[kv.Ref]kv.Version{}}
 }
 
 // Get implements kv.Store.
@@ -125,8 +131,44 @@ func (s *Split) whole(ctx context.Context, ref kv.Ref, maxAge time.Duration, row
 	}
 	if errors.Is(err, kv.ErrDamaged) {
 		s.counts.damaged.Add(1)
+		s.noteLost(ref, again.Version)
 	}
 	return rec, err
+}
+
+func (s *Split) noteLost(ref kv.Ref, v kv.Version) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.lost) < maxLost {
+		s.lost[ref] = v
+	}
+	s.broken.Store(int64(len(s.lost)))
+}
+
+// repairs reports whether a put of a record repairs one that lost its blob.
+func (s *Split) repairs(w kv.Write) bool {
+	if s.broken.Load() == 0 {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	v, ok := s.lost[w.Ref]
+	return ok && v == w.Record.Version
+}
+
+// noteRepaired forgets what writes have repaired, or replaced.
+func (s *Split) noteRepaired(writes ...kv.Write) {
+	if s.broken.Load() == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range writes {
+		if v, ok := s.lost[w.Ref]; ok && w.Record.Version.Compare(v) >= 0 {
+			delete(s.lost, w.Ref)
+		}
+	}
+	s.broken.Store(int64(len(s.lost)))
 }
 
 // read is the record of a row with its value, if the blob has it.
@@ -183,18 +225,32 @@ func (s *Split) GetMany(ctx context.Context, refs []kv.Ref, maxAge time.Duration
 
 // Put implements kv.Store.
 func (s *Split) Put(ctx context.Context, ref kv.Ref, rec kv.Record) error {
-	if !s.isLarge(rec) {
-		return s.rows.Put(ctx, ref, inlineRow(rec))
+	w := kv.Write{Ref: ref, Record: rec}
+	if err := s.put(ctx, w); err != nil {
+		return err
+	}
+	s.noteRepaired(w)
+	return nil
+}
+
+func (s *Split) put(ctx context.Context, w kv.Write) error {
+	if !s.isLarge(w.Record) {
+		return s.rows.Put(ctx, w.Ref, s.inline(w))
 	}
 	return s.within(ctx, func(ctx context.Context) error {
-		row, settle, err := s.upload(ctx, ref, rec)
+		row, settle, err := s.upload(ctx, w.Ref, w.Record)
 		if err != nil {
 			return err
 		}
 		defer settle()
 		// A crash here leaves an orphan.
-		return s.rows.Put(ctx, ref, row)
+		return s.rows.Put(ctx, w.Ref, row)
 	})
+}
+
+// inline is the row of a small record.
+func (s *Split) inline(w kv.Write) kv.Record {
+	return inlineRow(w.Record, !w.Record.Tombstone && s.repairs(w))
 }
 
 func (s *Split) isLarge(rec kv.Record) bool {
@@ -239,6 +295,14 @@ func (s *Split) upload(ctx context.Context, ref kv.Ref, rec kv.Record) (row kv.R
 // all rows. If a blob fails, no row is written.
 func (s *Split) PutMany(ctx context.Context, writes []kv.Write) error {
 	rows, large := s.plan(writes)
+	if err := s.putMany(ctx, rows, large); err != nil {
+		return err
+	}
+	s.noteRepaired(writes...)
+	return nil
+}
+
+func (s *Split) putMany(ctx context.Context, rows []kv.Write, large []int) error {
 	if len(large) == 0 {
 		return kv.PutMany(ctx, s.rows, rows)
 	}
@@ -278,7 +342,7 @@ func (s *Split) plan(writes []kv.Write) (rows []kv.Write, large []int) {
 	for _, w := range writes {
 		switch {
 		case !s.isLarge(w.Record):
-			w.Record = inlineRow(w.Record)
+			w.Record = s.inline(w)
 		case newest[w.Ref].Compare(w.Record) > 0:
 			continue
 		default:

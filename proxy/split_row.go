@@ -18,23 +18,21 @@ import (
 //
 //	metadata                            as it is
 //	metadata 0x00                       it ends in 0x00, 0x01 or 0x02 itself
-//	metadata 0x02                       the value is in the row, but large enough to be a blob elsewhere
 //	metadata 0x00 <reference> 0x01      the value, empty in the row, is a blob
+//	metadata 0x02                       the value is in the row, which repairs one with a reference
 //
 // Rows of one version are ordered as the records are, as far as a row can tell:
-// by metadata, then by the first bytes of the value. Of one and the same record
-// the row with the later blob wins, so that putting it again replaces a blob that
-// was lost; and a row that holds the value wins over one that refers to it, so
-// that this still works when more values go into rows than before.
+// by metadata, then by the first bytes of the value. So where two writes of a key
+// share a version and an expiration and metadata, which no stamped write does, a
+// value in a blob wins over one in a row whatever they hold, and two values that
+// begin alike are ordered by their size and hash. Of one and the same record the
+// row with the later blob wins, so that putting it again replaces a blob that was
+// lost; the last form does so when the value has become small enough for its row.
 const (
 	endsPlain  = 0x00
 	endsRef    = 0x01
-	endsInline = 0x02
+	endsRepair = 0x02
 )
-
-// MinInlineBytes is the least that SplitOptions.InlineBytes can be. A value of at
-// most so many bytes is never a blob, and its row is the record unchanged.
-const MinInlineBytes = 1 << 10
 
 // reference is what a row says of its value's blob. Written it has a fixed width,
 // and begins with what orders it.
@@ -69,13 +67,14 @@ func parseReference(b []byte) reference {
 	return r
 }
 
-// inlineRow is the row of a record whose value stays in it.
-func inlineRow(rec kv.Record) kv.Record {
+// inlineRow is the row of a record whose value stays in it. With repairs it wins
+// over a row of the same record that has a reference.
+func inlineRow(rec kv.Record, repairs bool) kv.Record {
 	end := len(rec.Metadata) - 1
 	switch {
-	case len(rec.Value) > MinInlineBytes:
-		rec.Metadata = append(bytes.Clone(rec.Metadata), endsInline)
-	case end >= 0 && rec.Metadata[end] <= endsInline:
+	case repairs:
+		rec.Metadata = append(bytes.Clone(rec.Metadata), endsRepair)
+	case end >= 0 && rec.Metadata[end] <= endsRepair:
 		rec.Metadata = append(bytes.Clone(rec.Metadata), endsPlain)
 	}
 	return rec
@@ -98,7 +97,7 @@ func openRow(row kv.Record) (rec kv.Record, r reference, isBlob bool) {
 		return row, reference{}, false
 	}
 	switch row.Metadata[end] {
-	case endsPlain, endsInline:
+	case endsPlain, endsRepair:
 		row.Metadata = row.Metadata[:end:end]
 	case endsRef:
 		start := end - referenceBytes - 1

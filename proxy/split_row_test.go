@@ -35,14 +35,14 @@ func TestRowsAreOrderedAsRecords(t *testing.T) {
 		if want, got := a.Compare(b), rowA.Compare(rowB); want != 0 && want != got {
 			t.Fatalf("records %+v and %+v compare as %d, their rows as %d", a, b, want, got)
 		}
-		if !bytes.Equal(a.Metadata, b.Metadata) && a.Compare(b) != inlineRow(a).Compare(rowB) {
+		if !bytes.Equal(a.Metadata, b.Metadata) && a.Compare(b) != inlineRow(a, false).Compare(rowB) {
 			t.Fatalf("record %+v in a row and %+v in a blob are ordered by more than their metadata", a, b)
 		}
 	}
 }
 
 func TestLaterBlobOfTheSameRecordWins(t *testing.T) {
-	rec := kv.Record{Version: kv.NewVersion(1, 1, 1), Metadata: []byte("{}"), Value: large("v", MinInlineBytes+1)}
+	rec := kv.Record{Version: kv.NewVersion(1, 1, 1), Metadata: []byte("{}"), Value: large("v", 2000)}
 	now := time.Unix(1_800_000_000, 0)
 	first, later := referenceRow(rec, newReference(rec.Value, now)), referenceRow(rec, newReference(rec.Value, now.Add(time.Hour)))
 	if later.Compare(first) <= 0 {
@@ -51,10 +51,10 @@ func TestLaterBlobOfTheSameRecordWins(t *testing.T) {
 	if again := referenceRow(rec, newReference(rec.Value, now)); again.Compare(first) != 0 {
 		t.Error("the same put in the same hour makes another row")
 	}
-	if inlineRow(rec).Compare(later) <= 0 {
-		t.Error("a row with the value does not win")
+	if inlineRow(rec, true).Compare(later) <= 0 {
+		t.Error("a row that repairs does not win")
 	}
-	if kv.Tombstone(rec.Version).Compare(inlineRow(rec)) <= 0 {
+	if kv.Tombstone(rec.Version).Compare(inlineRow(rec, true)) <= 0 {
 		t.Error("a tombstone does not win")
 	}
 }
@@ -63,7 +63,7 @@ func TestLaterBlobOfTheSameRecordWins(t *testing.T) {
 func TestForeignRows(t *testing.T) {
 	for _, row := range []kv.Record{
 		{}, kv.Tombstone(kv.NewVersion(1, 1, 1)),
-		{Version: kv.NewVersion(1, 1, 1), Value: large("v", 2*MinInlineBytes), Metadata: []byte(`{"a":1}`)},
+		{Version: kv.NewVersion(1, 1, 1), Value: large("v", 2000), Metadata: []byte(`{"a":1}`)},
 		{Version: kv.NewVersion(1, 1, 1), Metadata: []byte{endsRef}},
 		{Version: kv.NewVersion(1, 1, 1), Metadata: append(bytes.Repeat([]byte{7}, referenceBytes+1), endsRef)},
 		{Version: kv.NewVersion(1, 1, 1), Metadata: append(make([]byte, referenceBytes+1), endsRef), Value: []byte("v")},

@@ -46,12 +46,10 @@ func objectOf(server *s3test.Server, rec kv.Record) string {
 func TestSplitLawsOnS3(t *testing.T) {
 	server := s3test.Start(t)
 	b := openBucket(t, server, s3.Options{})
-	for name, inline := range map[string]int{"default": InlineBytes, "all values are blobs": -1} {
+	for name, inline := range lawThresholds {
 		t.Run(name, func(t *testing.T) {
 			kvtest.Run(t, func(*testing.T) kv.Store {
-				s := NewSplit(memory.New(), b, b, SplitOptions{})
-				s.opts.InlineBytes = inline
-				return s
+				return NewSplit(memory.New(), b, b, SplitOptions{InlineBytes: inline})
 			})
 		})
 	}

@@ -203,6 +203,9 @@ func (s *Split) listPass(ctx context.Context, ns kv.NamespaceID, p *pass, report
 			return fmt.Errorf("list the blobs: %w", err)
 		}
 		for _, info := range infos {
+			if info.Name <= p.to {
+				return fmt.Errorf("list the blobs: %q comes after %q", info.Name, p.to)
+			}
 			p.to = info.Name
 			_, name, ok := parseBlobName(info.Name)
 			if !ok || info.Size < 0 || info.Size > kv.MaxValueBytes {
@@ -255,6 +258,7 @@ func (s *Split) readRows(ctx context.Context, ns kv.NamespaceID, p *pass, report
 			if lost || found != nil && found.size != r.size {
 				report.Missing++
 				s.counts.missing.Add(1)
+				s.noteLost(kv.Ref{Namespace: ns, Key: k.Key}, k.Record.Version)
 				s.opts.Missing(kv.Ref{Namespace: ns, Key: k.Key})
 			}
 		}
