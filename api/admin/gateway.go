@@ -47,21 +47,21 @@ type Repair struct {
 
 // Provider is what is known of a provider.
 type Provider struct {
-	Name           string    `json:"name"`
-	State          string    `json:"state"` // active, filling or removed
-	Up             bool      `json:"up"`
-	Since          time.Time `json:"since"`           // when it went up or down
-	Error          string    `json:"error,omitempty"` // why it is down
-	Trusted        bool      `json:"trusted"`         // its answers are believed alone
-	Filled         bool      `json:"filled"`          // it can be promoted
-	Queued         int       `json:"queued"`          // keys to be repaired in it
-	Late           int       `json:"late"`            // calls that go on after their answer
-	LatencySeconds float64   `json:"latency_seconds"`
-	Calls          uint64    `json:"calls"`
-	Failures       uint64    `json:"failures"`
-	Timeouts       uint64    `json:"timeouts"`
-	Skipped        uint64    `json:"skipped"`  // calls that were not made because it was down
-	Repaired       uint64    `json:"repaired"` // records that were put into it
+	Name           string     `json:"name"`
+	State          string     `json:"state"` // active, filling or removed
+	Up             bool       `json:"up"`
+	Since          *time.Time `json:"since,omitempty"` // when it went up or down; nil: it has been so from the start
+	Error          string     `json:"error,omitempty"` // why it is down
+	Trusted        bool       `json:"trusted"`         // its answers are believed alone
+	Filled         bool       `json:"filled"`          // it can be promoted
+	Queued         int        `json:"queued"`          // keys to be repaired in it
+	Late           int        `json:"late"`            // calls that go on after their answer
+	LatencySeconds float64    `json:"latency_seconds"`
+	Calls          uint64     `json:"calls"`
+	Failures       uint64     `json:"failures"`
+	Timeouts       uint64     `json:"timeouts"`
+	Skipped        uint64     `json:"skipped"`  // calls that were not made because it was down
+	Repaired       uint64     `json:"repaired"` // records that were put into it
 }
 
 // Queue is the keys that are known to differ, or may.

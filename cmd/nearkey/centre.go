@@ -6,35 +6,38 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/nearkey/nearkey/api/admin"
 	"github.com/nearkey/nearkey/api/rest"
+	"github.com/nearkey/nearkey/backup"
 	"github.com/nearkey/nearkey/catalog"
 	"github.com/nearkey/nearkey/edge"
 	"github.com/nearkey/nearkey/feed"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/store/disk"
+	"github.com/nearkey/nearkey/store/postgres"
 )
 
-// openCentre opens the store and the catalog, with a tier before the store and
-// the API before the tier. The role central has the wire beside the API.
+// openCentre opens what keeps the records and the catalog, with a tier before the
+// records and the API before the tier. The role central has the wire beside the API.
 func (m *Main) openCentre(ctx context.Context, s *service) error {
 	if err := prepareData(s.config); err != nil {
 		return err
 	}
-	store, err := s.openStore()
+	cat, err := s.openCatalog(ctx)
 	if err != nil {
 		return err
 	}
-	cat, err := catalog.Open(ctx, filepath.Join(s.config.Data, "catalog.db"))
+	rules := s.rules(uint16(s.config.Gateway.Node))
+	far, err := s.openFar(ctx, cat, rules.Stamp)
 	if err != nil {
-		return fmt.Errorf("open the catalog: %w", err)
+		return err
 	}
-	s.opened = append(s.opened, cat.Close)
-	tier, rules := s.newTier(store, edge.Options{Sole: true}), s.rules(0)
-	rules.Stamp.Observe(store.Newest())
-	hub := feed.NewHub(s.hubOptions(store))
-	source := feed.NewSource(tailed{Store: store, tier: tier}, hub, s.logger)
+	barrier := backup.NewBarrier(far.store)
+	tier := s.newTier(barrier, edge.Options{Sole: far.sole})
+	hub := feed.NewHub(s.hubOptions(far.store))
+	source := feed.NewSource(tailed{Store: far.store, tier: tier}, hub, s.logger)
 	janitor := catalog.NewJanitor(cat, tier, s.logger)
-	s.work = append(s.work, store.Run, source.Run, janitor.Run)
+	s.work = append(s.work, tier.Run, source.Run, janitor.Run)
 	if s.config.Fleet.Role == roleCentral { // before the root credentials, so that they are published
 		s.work = append(s.work, catalog.NewPublisher(cat, tier, rules.Stamp, s.logger).Run)
 	}
@@ -42,13 +45,44 @@ func (m *Main) openCentre(ctx context.Context, s *service) error {
 		return err
 	}
 	err = s.openAPI(ctx, tier, cat, rest.Config{
-		Catalog: cat, Rules: rules, Ready: store.Ready, Dropped: janitor.Wake,
+		Catalog: cat, Rules: rules, Ready: far.ready, Dropped: janitor.Wake,
 		Namespaces: int(*s.config.effectiveLimits().Namespaces),
-	}, nil)
+	}, s.administered(far.administration(cat, s.logger), admin.NewBackups(admin.BackupConfig{
+		Barrier: barrier, Front: tier, Catalog: cat, Acks: far.chosen(), Stamp: rules.Stamp, Account: s.account,
+		Retention: far.retention, Version: buildVersion(), Logger: s.logger,
+	}).Register))
 	if err != nil || s.config.Fleet.Role == roleSingle {
 		return err
 	}
 	return s.openWire(ctx, tier, hub)
+}
+
+// openCatalog opens the catalog: in the data directory or, if one is named, in a
+// database that other central processes may share.
+func (s *service) openCatalog(ctx context.Context) (cat *catalog.Catalog, err error) {
+	if s.config.Catalog.DatabaseFile == "" {
+		cat, err = catalog.Open(ctx, filepath.Join(s.config.Data, "catalog.db"))
+	} else {
+		cat, err = s.openCatalogDatabase(ctx)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the catalog: %w", err)
+	}
+	s.opened = append(s.opened, cat.Close)
+	return cat, nil
+}
+
+// openCatalogDatabase opens a catalog in a database of a server of its own.
+func (s *service) openCatalogDatabase(ctx context.Context) (*catalog.Catalog, error) {
+	url, err := readDatabaseURL(s.config.Catalog.DatabaseFile)
+	if err != nil {
+		return nil, usagef("setting catalog.database_file: %w", err)
+	}
+	db, err := postgres.OpenSQL(url)
+	if err != nil {
+		return nil, usagef("setting catalog.database_file: %w", err)
+	}
+	return catalog.OpenPostgreSQL(ctx, db)
 }
 
 // hubOptions are those of the hub of the centre. A single process has nobody who

@@ -109,7 +109,8 @@ func (m *Main) rootCommand() *cobra.Command {
 	root.AddCommand(
 		m.serveCommand(), m.devCommand(), m.configCommand(), m.envCommand(),
 		m.namespaceCommand(), m.kvCommand(), m.tokenCommand(),
-		m.exportCommand(), m.importCommand(), m.backupCommand(), m.restoreCommand(), m.versionCommand(),
+		m.exportCommand(), m.importCommand(),
+		m.verifyCommand(), m.repairCommand(), m.providersCommand(), m.shardsCommand(), m.backupCommand(), m.restoreCommand(), m.versionCommand(),
 	)
 	return root
 }

@@ -10,6 +10,7 @@ type memory struct {
 	door     int64 // values of requests in progress, by the API
 	wire     int64 // the same, by the wire
 	far      int64 // large values that are read for near, mostly those of requests in progress
+	late     int64 // writes to slower providers that go on after the answer, in the place of the store's
 	heap     int64 // what Go's collector keeps all of its own below
 }
 
@@ -71,6 +72,7 @@ func divideMemory(role string, total, near Size, offHeap bool) memory {
 	if near > 0 {
 		m.near = int64(near)
 	}
+	m.late = m.cache + memTables*m.memTable
 	if offHeap {
 		m.heap -= m.cache + memTables*m.memTable
 	}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 
+	"github.com/nearkey/nearkey/api/admin"
 	"github.com/nearkey/nearkey/client"
 	"github.com/spf13/cobra"
 )
@@ -11,13 +13,13 @@ func (m *Main) namespaceCommand() *cobra.Command {
 	cmd := group(&cobra.Command{
 		Use:     "namespace",
 		Aliases: []string{"namespaces", "ns"},
-		Short:   "Create, list, rename and delete namespaces",
+		Short:   "Create, list, rename and delete namespaces, and say when their writes are acknowledged",
 		Example: `  nearkey namespace create sessions
   nearkey namespace list
   nearkey namespace rename sessions --new-name sessions-2026
   nearkey namespace delete sessions-2026`,
 	})
-	cmd.AddCommand(m.namespaceCreateCommand(), m.namespaceListCommand(), m.namespaceRenameCommand(), m.namespaceDeleteCommand())
+	cmd.AddCommand(m.namespaceCreateCommand(), m.namespaceListCommand(), m.namespaceRenameCommand(), m.namespaceDeleteCommand(), m.namespaceAckCommand())
 	return cmd
 }
 
@@ -167,5 +169,50 @@ func (m *Main) namespaceDeleteCommand() *cobra.Command {
 	target.flags(cmd)
 	jsonFlag(cmd, &asJSON)
 	yesFlags(cmd, &yes)
+	return cmd
+}
+
+func (m *Main) namespaceAckCommand() *cobra.Command {
+	var (
+		target target
+		asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "ack NAMESPACE [first|both|default]",
+		Short: "Show or choose which providers have a write when it is acknowledged",
+		Long: `Show or choose which providers of a server have a write of a namespace when it is
+acknowledged: the first that has it, both, or as the server is configured (default).
+With first a write succeeds while a provider is away; the other gets it later. With
+both nothing is lost with a provider, and no write succeeds while one is away.`,
+		Example: "  nearkey namespace ack sessions\n  nearkey namespace ack ledger both",
+		Args:    args(cobra.MaximumNArgs(2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			rest, err := target.split(args, 1)
+			if err != nil {
+				return err
+			}
+			cl, ns, err := m.open(cmd.Context(), target)
+			if err != nil {
+				return err
+			}
+			var ack admin.Ack
+			path := "/namespaces/" + ns.ID + "/ack"
+			if len(rest) == 0 {
+				err = cl.Admin(cmd.Context(), http.MethodGet, path, nil, &ack)
+			} else {
+				err = cl.Admin(cmd.Context(), http.MethodPut, path, admin.Ack{Ack: rest[0]}, &ack)
+			}
+			if err != nil {
+				return fmt.Errorf("acknowledgement of namespace %q: %w", ns.Title, err)
+			}
+			if asJSON {
+				return m.printJSON(ack)
+			}
+			_, err = fmt.Fprintln(m.Stdout, ack.Ack)
+			return err
+		},
+	}
+	target.flags(cmd)
+	jsonFlag(cmd, &asJSON)
 	return cmd
 }

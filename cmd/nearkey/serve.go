@@ -82,14 +82,13 @@ func (m *Main) serve(ctx context.Context, config Config) (err error) {
 
 // openRole opens what the role of the process needs.
 func (m *Main) openRole(ctx context.Context, s *service) error {
-	if s.config.hasProviders() {
-		return usagef("this version of nearkey knows providers in its configuration and cannot open them")
-	}
 	switch s.config.Fleet.Role {
 	case roleRegional:
 		return s.openRegional(ctx)
 	case roleEdge:
 		return s.openEdge(ctx)
+	case roleProxy:
+		return m.openProxy(ctx, s)
 	}
 	return m.openCentre(ctx, s)
 }
@@ -137,6 +136,9 @@ func (m *Main) greet(config Config, s *service) {
 			buildVersion(), config.Fleet.WireListen, scheme, address, config.Fleet.Far)
 	case roleEdge:
 		fmt.Fprintf(m.Stdout, "nearkey %s, edge, listens on %s://%s; far is %s.\n", buildVersion(), scheme, address, config.Fleet.Far)
+	case roleProxy:
+		fmt.Fprintf(m.Stdout, "nearkey %s, proxy of the provider %s, takes the wire at %s, administration and health checks at %s://%s (data in %s).\n",
+			buildVersion(), config.Providers[0].Name, config.Fleet.WireListen, scheme, address, config.Data)
 	default:
 		fmt.Fprintf(m.Stdout, `nearkey %s listens on %s://%s (data in %s, account %s).
 

@@ -29,6 +29,7 @@ type service struct {
 	certificate *tls.Config // of the API; nil: none
 
 	entrances []entrance                    // the first is the one that is announced
+	endings   []func()                      // called when the entrances are to shut down
 	work      []func(context.Context) error // in the background, until the context ends
 	opened    []func() error                // closes what was opened, in the order of opening
 }
@@ -75,7 +76,7 @@ func (c *Config) addressFile() string {
 	switch {
 	case c.AddressFile != "":
 		return c.AddressFile
-	case c.Fleet.Role == roleSingle || c.Fleet.Role == roleCentral:
+	case c.Fleet.Role == roleSingle || c.Fleet.Role == roleCentral || c.Fleet.Role == roleProxy:
 		return filepath.Join(c.Data, addressFileName)
 	}
 	return ""
@@ -196,6 +197,9 @@ func unlessClosed(err error) error {
 func (s *service) drain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(s.config.ShutdownGrace))
 	defer cancel()
+	for _, end := range s.endings {
+		end()
+	}
 	errs := make([]error, len(s.entrances))
 	var all sync.WaitGroup
 	for i, e := range s.entrances {

@@ -22,7 +22,7 @@ import (
 
 // openRegional opens a tier between two wires.
 func (s *service) openRegional(ctx context.Context) error {
-	client, err := s.client()
+	client, err := s.client(s.config.Fleet.Far)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (s *service) openRegional(ctx context.Context) error {
 
 // openEdge opens a tier between the wire and the API.
 func (s *service) openEdge(ctx context.Context) error {
-	client, err := s.client()
+	client, err := s.client(s.config.Fleet.Far)
 	if err != nil {
 		return err
 	}

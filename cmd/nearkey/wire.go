@@ -110,8 +110,9 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 	return listener, nil
 }
 
-// client is the wire of the next process towards the centre.
-func (s *service) client() (*wire.Client, error) {
+// client is the wire of another process: the next towards the centre, or a
+// provider.
+func (s *service) client(url string) (*wire.Client, error) {
 	secret, err := s.secret()
 	if err != nil {
 		return nil, err
@@ -121,7 +122,7 @@ func (s *service) client() (*wire.Client, error) {
 	if err != nil {
 		return nil, usagef("settings fleet.wire_cert, wire_key and wire_ca: %w", err)
 	}
-	c := wire.ClientConfig{URL: f.Far, Secret: secret, TLS: config}
+	c := wire.ClientConfig{URL: url, Secret: secret, TLS: config}
 	if f.PoPShared {
 		c.PoP = f.PoP
 	}
@@ -141,17 +142,17 @@ func (c *calls) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.begun.Add(1)
 	c.underWay.Add(1)
 	defer c.underWay.Add(-1)
-	c.inner.ServeHTTP(&watched{w, c}, r)
+	c.inner.ServeHTTP(&countedAnswer{w, c}, r)
 }
 
-// watched is the answer to a call.
-type watched struct {
+// countedAnswer is the answer to a call.
+type countedAnswer struct {
 	http.ResponseWriter
 	calls *calls
 }
 
 // WriteHeader begins the answer.
-func (w *watched) WriteHeader(status int) {
+func (w *countedAnswer) WriteHeader(status int) {
 	if status != http.StatusOK {
 		w.calls.refused.Add(1)
 	}
@@ -159,4 +160,4 @@ func (w *watched) WriteHeader(status int) {
 }
 
 // Unwrap is for http.ResponseController.
-func (w *watched) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *countedAnswer) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -74,7 +74,7 @@ func Serve(ctx context.Context, binary, data string, args ...string) (*Server, e
 	}
 	for file, to := range map[string]*string{"api-token": &s.Token, "account-id": &s.AccountID} {
 		text, err := os.ReadFile(filepath.Join(data, file))
-		if err != nil {
+		if err != nil && !(errors.Is(err, os.ErrNotExist) && to == &s.AccountID) { // a proxy has no account
 			s.Kill()
 			return nil, err
 		}

@@ -1,0 +1,280 @@
+package storage
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nearkey/nearkey/api/admin"
+	"github.com/nearkey/nearkey/internal/process"
+)
+
+// providerNamed returns what the server says of a provider.
+func (w *world) providerNamed(name string) admin.Provider {
+	w.t.Helper()
+	var all []admin.Provider
+	w.read(&all, "providers", "list")
+	for _, p := range all {
+		if p.Name == name {
+			return p
+		}
+	}
+	w.t.Fatalf("there is no provider %s", name)
+	return admin.Provider{}
+}
+
+// repaired waits until nothing waits for repair and all providers are believed.
+func (w *world) repaired() {
+	w.t.Helper()
+	eventually(w.t, "everything is repaired", func() error {
+		var r admin.Repair
+		w.read(&r, "repair", "status")
+		for _, p := range r.Providers {
+			if p.State == "active" && (!p.Up || !p.Trusted) {
+				return fmt.Errorf("provider %s is up: %v, believed: %v", p.Name, p.Up, p.Trusted)
+			}
+		}
+		if r.Queue.Depth > 0 || r.Queue.Dirty > 0 {
+			return fmt.Errorf("%d keys and %d namespaces wait", r.Queue.Depth, r.Queue.Dirty)
+		}
+		return nil
+	})
+}
+
+// TestTwoProviders: one provider away is not seen by clients, and what it missed is
+// brought to it.
+func TestTwoProviders(t *testing.T) {
+	a, b := newProvider(t, "a", 1, true), newProvider(t, "b", 1, true)
+	w := newWorld(t, a, b)
+	w.settings = fmt.Sprintf("[catalog]\ndatabase_file = %q\n", w.file("catalog.url", a.clusters[0].URL()))
+	w.serve()
+	s, want := w.create("first"), contents{}
+	want.write(s, 0)
+	want.check(s)
+	w.repaired()
+	w.must("providers", "list")
+	if out := w.must("repair", "status"); !strings.Contains(out, "queue: empty") || !strings.Contains(out, "comparison: ") {
+		t.Errorf("repair status: %s", out)
+	}
+	if _, _, stderr := w.nearkey("verify", "--values"); !strings.Contains(stderr, "Compared 20 keys.") || !strings.Contains(stderr, "Nothing differs.") {
+		t.Errorf("verify: %s", stderr)
+	}
+
+	t.Run("one is away", func(t *testing.T) {
+		b.clusters[0].Kill()
+		b.blobs.Kill()
+		want.write(s, 1)
+		want.check(s)
+		eventually(t, "the server knows that b is down", func() error {
+			if p := w.providerNamed("b"); p.Up || p.Error == "" {
+				return fmt.Errorf("%+v", p)
+			}
+			return nil
+		})
+		var r admin.Repair
+		if w.read(&r, "repair", "status"); r.Queue.Depth == 0 || r.Queue.OldestSeconds <= 0 {
+			t.Errorf("the queue is %+v", r.Queue)
+		}
+		w.must("repair", "status")
+		if code, _, stderr := w.nearkey("verify"); code != 5 || !strings.Contains(stderr, "provider b") {
+			t.Errorf("verify without b: exit code %d", code)
+		}
+		b.clusters[0].Restart()
+		b.blobs.Restart()
+		w.repaired()
+		w.must("verify", "--values")
+	})
+	t.Run("one hangs", func(t *testing.T) {
+		a.clusters[0].Stop()
+		want.write(s, 2)
+		want.check(s)
+		a.clusters[0].Cont()
+		w.repaired()
+		w.must("verify", "--values")
+	})
+	t.Run("one is damaged", func(t *testing.T) {
+		b.blobs.Wipe()
+		code, _, stderr := w.nearkey("verify", "--values")
+		if code != 1 || !strings.Contains(stderr, "whose value is missing") || !strings.Contains(stderr, "the providers differ in") {
+			t.Errorf("verify: exit code %d", code)
+		}
+		if code, _, _ := w.nearkey("verify"); code != 0 {
+			t.Errorf("verify without values: exit code %d", code)
+		}
+		w.must("verify", "--values", "--repair")
+		w.repaired()
+		w.must("verify", "--values")
+		if n := b.clusters[0].Exec("with gone as (delete from kv_records returning 1) select count(*) from gone"); strings.TrimSpace(n) == "0" {
+			t.Fatal("nothing was there to be damaged")
+		}
+		var drift admin.Drift
+		if code, out, _ := w.nearkey("verify", "--namespace", "first", "--json"); code != 1 || !strings.Contains(out, `"missing": 20`) {
+			t.Errorf("verify: exit code %d, %+v", code, drift)
+		}
+		w.must("repair", "run")
+		w.must("verify", "--values")
+		want.check(s)
+	})
+	t.Run("writes that both must have", func(t *testing.T) {
+		if out := w.must("namespace", "ack", "first", "both"); out != "both\n" {
+			t.Errorf("ack: %q", out)
+		}
+		s.put("ack", "1")
+		b.clusters[0].Kill()
+		eventually(t, "a write that one cannot have fails", func() error { // what was connected may go on for a moment
+			if status, answer, err := s.do("PUT", valuePath("ack"), "2"); err != nil || status < http.StatusInternalServerError {
+				return fmt.Errorf("%d %s %w", status, answer, err)
+			}
+			return nil
+		})
+		if out := w.must("namespace", "ack", "first", "default"); out != "default\n" {
+			t.Errorf("ack: %q", out)
+		}
+		s.put("ack", "3")
+		b.clusters[0].Restart()
+		w.repaired()
+		if err := s.has("ack", "3"); err != nil {
+			t.Error(err)
+		}
+		s.remove("ack")
+		if code, _, stderr := w.nearkey("namespace", "ack", "first", "most"); code != 1 || !strings.Contains(stderr, "want first, both or default") {
+			t.Errorf("exit code %d", code)
+		}
+	})
+	t.Run("the server is killed", func(t *testing.T) {
+		want.write(s, 3)
+		w.server.Kill()
+		w.serve()
+		want.check(s)
+		w.repaired()
+		w.must("verify", "--values")
+	})
+	w.metricsTell(t, `nearkey_provider_up{provider="b"} 1`, "nearkey_repair_queue_keys 0", `nearkey_cluster_slots{cluster="a1",provider="a"} 4096`, `nearkey_blobs_put_total{provider="a"}`)
+	if err := w.server.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func (w *world) metricsTell(t *testing.T, lines ...string) {
+	t.Helper()
+	resp, err := http.Get(w.server.URL + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
+		if !strings.Contains(string(text), line) {
+			t.Errorf("the metrics have no %s", line)
+		}
+	}
+}
+
+// TestProviderIsReplaced: a second provider is added behind a proxy, filled,
+// promoted, and the first is taken away, while the server is written to.
+func TestProviderIsReplaced(t *testing.T) {
+	a := newProvider(t, "a", 1, false)
+	w := newWorld(t, a)
+	secret := w.file("secret", "a secret of the fleet\n")
+	w.serve()
+	s, want := w.create("first"), contents{}
+	want.write(s, 0)
+
+	own, socket := newProvider(t, "b", 1, true), filepath.Join(w.dir, "b.sock")
+	config := w.file("proxy.toml", fmt.Sprintf("[fleet]\nrole = \"proxy\"\nwire_listen = %q\nsecret_file = %q\n", "unix://"+socket, secret)+w.tables(own))
+	data := filepath.Join(w.dir, "proxy")
+	behind, err := process.Serve(t.Context(), binary, data, "--config", config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer behind.Kill()
+	w.settings = fmt.Sprintf("[fleet]\nsecret_file = %q\n", secret)
+	w.providers = append(w.providers, &provider{name: "b", url: "unix://" + socket})
+	w.restart()
+	want.check(s)
+	if p := w.providerNamed("b"); p.State != "filling" {
+		t.Errorf("a new provider is %s", p.State)
+	}
+	want.write(s, 1)
+	w.must("providers", "fill", "b")
+	w.must("providers", "list")
+	w.must("providers", "promote", "b")
+	want.check(s)
+	w.repaired()
+	w.must("verify", "--values")
+	if code, _, stderr := w.nearkey("providers", "remove", "a"); code != 2 || !strings.Contains(stderr, "-y says yes") {
+		t.Errorf("remove without a word: exit code %d", code)
+	}
+	w.must("providers", "remove", "a", "-y")
+	if code, _, stderr := w.nearkey("providers", "remove", "b", "-y"); code != 1 || !strings.Contains(stderr, "only active provider") {
+		t.Errorf("remove of the last: exit code %d", code)
+	}
+	want.write(s, 2)
+	w.providers = w.providers[1:]
+	a.clusters[0].Kill()
+	w.restart()
+	want.check(s)
+	if code, out, _ := w.nearkeyOf(data, "shards", "status"); code != 0 || !strings.Contains(out, "b1") {
+		t.Errorf("shards of the proxy: exit code %d", code)
+	}
+	if code, _, stderr := w.nearkey("shards", "status"); code != 3 || !strings.Contains(stderr, "role proxy") {
+		t.Errorf("shards of the centre: exit code %d", code)
+	}
+	if err := w.server.Stop(); err != nil {
+		t.Error(err)
+	}
+	if err := behind.Stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestClusterIsAdded: a provider gets a second cluster, and keys move to it while
+// they are read and written.
+func TestClusterIsAdded(t *testing.T) {
+	a := newProvider(t, "a", 1, false)
+	w := newWorld(t, a)
+	w.serve()
+	s, want := w.create("first"), contents{}
+	want.write(s, 0)
+	a.clusters = append(a.clusters, newProvider(t, "a", 1, false).clusters...)
+	w.restart()
+	if out := w.must("shards", "status"); !strings.Contains(out, "a2\t0.02\t0\t0\t0\tyes") {
+		t.Errorf("a new cluster: %s", out)
+	}
+	w.must("shards", "spread", "first", "--buckets", "8", "--no-wait")
+	w.must("shards", "rebalance", "--no-wait")
+	w.must("shards", "status")
+	if code, _, _ := w.nearkey("shards", "move", "7", "a3"); code != 3 {
+		t.Errorf("a move to nowhere: exit code %d", code)
+	}
+	if code, _, _ := w.nearkey("shards", "move", "4096", "a2"); code == 0 {
+		t.Error("a slot that there is not was moved")
+	}
+	for round := 1; ; round++ { // while they move
+		want.write(s, round)
+		want.check(s)
+		var tables []admin.Table
+		w.read(&tables, "shards", "status")
+		cut := 0
+		for _, move := range tables[0].Moves {
+			if move.Phase == "cut over" || move.Phase == "dropping" {
+				cut++
+			}
+		}
+		if cut == len(tables[0].Moves) && round > 2 {
+			break
+		}
+		if round == 200 {
+			t.Fatalf("%d of %d moves were cut over", cut, len(tables[0].Moves))
+		}
+	}
+	w.must("shards", "status")
+	w.restart()
+	want.check(s)
+}
