@@ -140,3 +140,29 @@ func TestDeadlineInSynchronousWaitIsUnknown(t *testing.T) {
 		t.Errorf("put: %v, want %v and the deadline", err, kv.ErrUnknown)
 	}
 }
+
+// A write whose connection is lost after it was sent, and that cannot be repeated,
+// may have been made or not.
+func TestConnectionLostInFlightIsUnknown(t *testing.T) {
+	c := pgtest.StartCluster(t, pgtest.ClusterOptions{})
+	s := mustOpen(t, c.URL(), Options{})
+	if err := put(s, "warm", 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, standby := range c.Standbys() {
+		standby.Stop()
+	}
+	result := make(chan error, 1)
+	go func() { result <- put(s, "k", 1) }()
+	eventually(t, "synchronous wait", func() bool { return c.Primary().Exec(waitingForStandbys) != "0" })
+	for _, standby := range c.Standbys() {
+		standby.Kill()
+	}
+	c.KillPrimary()
+	if err := <-result; !errors.Is(err, kv.ErrUnknown) || errors.Is(err, kv.ErrUnavailable) {
+		t.Errorf("put: %v, want %v", err, kv.ErrUnknown)
+	}
+	if err := put(s, "k", 1); !errors.Is(err, kv.ErrUnavailable) || errors.Is(err, kv.ErrUnknown) {
+		t.Errorf("the next put: %v, want %v: it was not sent", err, kv.ErrUnavailable)
+	}
+}
