@@ -26,6 +26,8 @@ const (
 	// drainWithin is how long what is still sent is read after an answer, so that
 	// the sender gets to read the answer.
 	drainWithin = 5 * time.Second
+	// placeWait is how long a backup or restore waits for the end of another one.
+	placeWait = time.Second
 )
 
 // BackupConfig says what is backed up and restored. All but Acks and Logger must be set.
@@ -125,18 +127,23 @@ func (b *Backups) every(ctx context.Context) ([]backup.Namespace, error) {
 	}
 }
 
-// place takes a place, or says that there is none.
-func place(places chan struct{}, what string) (release func(), err error) {
+// place takes a place, or says that there is none. It waits a moment: who was told
+// that the last one has ended may be back before its place is free.
+func place(ctx context.Context, places chan struct{}, what string) (release func(), err error) {
+	timer := time.NewTimer(placeWait)
+	defer timer.Stop()
 	select {
 	case places <- struct{}{}:
 		return func() { <-places }, nil
-	default:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-timer.C:
 		return nil, &Error{http.StatusConflict, CodeRefused, "another " + what + " is under way; try again when it has ended"}
 	}
 }
 
 func (b *Backups) snapshot(h *Handler, w http.ResponseWriter, r *http.Request) error {
-	release, err := place(b.taking, "backup")
+	release, err := place(r.Context(), b.taking, "backup")
 	if err != nil {
 		return err
 	}
@@ -279,7 +286,7 @@ func (b *Backups) restore(h *Handler, w http.ResponseWriter, r *http.Request) er
 }
 
 func (b *Backups) restoreFrom(h *Handler, w http.ResponseWriter, r *http.Request, body io.Reader) error {
-	release, err := place(b.restoring, "restore")
+	release, err := place(r.Context(), b.restoring, "restore")
 	if err != nil {
 		return err
 	}
