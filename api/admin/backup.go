@@ -82,7 +82,7 @@ type BackupNamespaces struct {
 // BackupRequest asks for snapshots of namespaces. Of each only the id is read.
 type BackupRequest struct {
 	Namespaces     []backup.Wanted `json:"namespaces"`
-	MarginSeconds  int64           `json:"margin_seconds,omitempty"`
+	MarginMillis   int64           `json:"margin_ms,omitempty"`
 	MaxPauseMillis int64           `json:"max_pause_ms,omitempty"`
 }
 
@@ -154,7 +154,7 @@ func (b *Backups) snapshot(h *Handler, w http.ResponseWriter, r *http.Request) e
 	}
 	taker := backup.Snapshotter{
 		Barrier: b.config.Barrier, Origin: b.config.Account, Version: b.config.Version, Retention: b.config.Retention,
-		Margin: time.Duration(asked.MarginSeconds) * time.Second, MaxPause: time.Duration(asked.MaxPauseMillis) * time.Millisecond,
+		Margin: time.Duration(asked.MarginMillis) * time.Millisecond, MaxPause: time.Duration(asked.MaxPauseMillis) * time.Millisecond,
 	}
 	if err := taker.Check(asked.Namespaces); err != nil {
 		return Refused(err)
@@ -197,7 +197,7 @@ func (b *Backups) asked(w http.ResponseWriter, r *http.Request) (BackupRequest, 
 	if err := dec.Decode(&asked); err != nil {
 		return asked, invalid("read the request: %v", err)
 	}
-	if asked.MarginSeconds < 0 || asked.MaxPauseMillis < 0 || asked.MaxPauseMillis > int64(maxPause/time.Millisecond) {
+	if asked.MarginMillis < 0 || asked.MaxPauseMillis < 0 || asked.MaxPauseMillis > int64(maxPause/time.Millisecond) {
 		return asked, invalid("the margin must not be negative, nor the pause, which may be at most %s", maxPause)
 	}
 	known, err := b.every(r.Context())

@@ -95,7 +95,7 @@ func (b *backupper) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	request := admin.BackupRequest{MarginSeconds: int64(b.margin / time.Second), MaxPauseMillis: b.maxPause.Milliseconds()}
+	request := admin.BackupRequest{MarginMillis: b.margin.Milliseconds(), MaxPauseMillis: b.maxPause.Milliseconds()}
 	options := backup.SaveOptions{Whole: b.namespaces == nil, Origin: there.Origin}
 	if b.incremental {
 		request.Namespaces, options.Parents, err = b.parents(ctx, archive, chosen, there.Origin)
