@@ -240,11 +240,16 @@ func (s *Shards) Spread(ns kv.NamespaceID, bits int) error {
 func (t *table) destination(slot int) string {
 	to := t.owners[slot]
 	for _, tr := range t.moves {
-		if tr.Slot == slot && (tr.Phase == Waiting || tr.Phase == Clearing || tr.Phase == Copying) {
+		if tr.Slot == slot && tr.arrives() {
 			to = tr.To
 		}
 	}
 	return to
+}
+
+// arrives reports whether what the transfer moves has yet to be read at its end.
+func (tr transfer) arrives() bool {
+	return tr.Phase == Waiting || tr.Phase == Clearing || tr.Phase == Copying
 }
 
 // direct edits the moves so that a slot ends in a cluster.
@@ -380,67 +385,64 @@ func (s *Shards) watch(ctx context.Context, c *cluster) {
 	}
 }
 
-// due returns the moves to be carried on now, and how long until others are. A
-// move that waits for its turn is not begun while another is at work on one of its
-// slots, or while a cluster that it needs keeps others from going on.
+// due returns the moves to be carried on now, and how long until others are. Moves
+// that are under way come first. A move that waits for its turn is not begun while
+// another is at work on one of its slots, and none goes on without its clusters: it
+// would keep a place in vain.
 func (s *Shards) due(now time.Time) (due []*move, wait time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	wait = s.opts.RetryAfter
-	running, claimed, stalled := 0, map[int]bool{}, map[*cluster]bool{}
-	run := func(m *move) {
-		m.running = true
-		running++
-		due = append(due, m)
-	}
+	running, claimed := 0, map[int]bool{}
 	for _, m := range s.moves {
 		if m.running {
 			running++
 		}
 	}
-	for _, tr := range s.table.moves {
-		m := s.moves[tr.ID]
-		m.enter(tr.Phase, now, s.opts.DropAfter)
-		if tr.Phase == Waiting && !m.running {
-			continue
-		}
-		for _, slot := range s.table.slots(tr) {
-			claimed[slot] = true
-		}
-		at := m.retryAt
-		if tr.Phase == CutOver && m.dropAt.After(at) {
-			at = m.dropAt
-		}
-		switch {
-		case m.running:
-		case now.Before(at):
-			wait = min(wait, at.Sub(now))
-			if m.err != nil {
-				from, to := s.ends(s.current.Load().layout, tr)
-				for _, c := range append(from, to...) {
-					stalled[c] = true
-				}
+	for _, waiting := range []bool{false, true} {
+		for _, tr := range s.table.moves {
+			m := s.moves[tr.ID]
+			begun := tr.Phase != Waiting || m.running
+			if begun == waiting {
+				continue
 			}
-		case running < s.opts.Moves:
-			run(m)
-		}
-	}
-	for _, tr := range s.table.moves {
-		m := s.moves[tr.ID]
-		if tr.Phase != Waiting || m.running {
-			continue
-		}
-		begin := running < s.opts.Moves && !s.blocked(tr, claimed, stalled)
-		for _, slot := range s.table.slots(tr) {
-			claimed[slot] = true // those behind it wait as well
-		}
-		if now.Before(m.retryAt) {
-			wait = min(wait, m.retryAt.Sub(now))
-		} else if begin {
-			run(m)
+			m.enter(tr.Phase, now, s.opts.DropAfter)
+			free := begun || s.free(tr, claimed)
+			for _, slot := range s.table.slots(tr) {
+				claimed[slot] = true // those behind a move that waits, wait as well
+			}
+			at := m.retryAt
+			if tr.Phase == CutOver && m.dropAt.After(at) {
+				at = m.dropAt
+			}
+			if now.Before(at) {
+				wait = min(wait, at.Sub(now))
+			} else if free && !m.running && running < s.opts.Moves && s.reachable(tr) {
+				m.running = true
+				running++
+				due = append(due, m)
+			}
 		}
 	}
 	return due, wait
+}
+
+// free reports whether no other move is at work on a slot of this one.
+func (s *Shards) free(tr transfer, claimed map[int]bool) bool {
+	return !slices.ContainsFunc(s.table.slots(tr), func(slot int) bool { return claimed[slot] })
+}
+
+// reachable is called with mu held. It reports whether all clusters of a move are
+// up, as far as is known.
+func (s *Shards) reachable(tr transfer) bool {
+	if tr.Phase == Waiting {
+		tr.FromBits = s.table.spread[tr.ns]
+		if tr.Slot >= 0 {
+			tr.From = s.table.owners[tr.Slot]
+		}
+	}
+	from, to := s.ends(s.current.Load().layout, tr)
+	return !slices.ContainsFunc(append(from, to...), (*cluster).isDown)
 }
 
 // enter notes since when the move is in its phase.
@@ -452,17 +454,6 @@ func (m *move) enter(phase Phase, now time.Time, dropAfter time.Duration) {
 	if phase == CutOver {
 		m.dropAt = now.Add(dropAfter)
 	}
-}
-
-// blocked is called with mu held.
-func (s *Shards) blocked(tr transfer, claimed map[int]bool, stalled map[*cluster]bool) bool {
-	l := s.current.Load().layout
-	for _, slot := range s.table.slots(tr) {
-		if claimed[slot] || stalled[l.home[slot]] {
-			return true
-		}
-	}
-	return tr.Slot >= 0 && stalled[s.byName[tr.To]]
 }
 
 // carry takes a move as far as it goes now.

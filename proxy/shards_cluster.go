@@ -56,6 +56,11 @@ func (c *cluster) note(err error) {
 	}
 }
 
+func (c *cluster) isDown() bool {
+	h := c.health.Load()
+	return h != nil && h.err != nil
+}
+
 // stored returns the record of the table that the cluster keeps; it may be absent.
 func (c *cluster) stored(ctx context.Context) (kv.Record, error) {
 	rec, err := c.Store.Get(ctx, tableRef, 0)

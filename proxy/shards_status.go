@@ -80,15 +80,15 @@ func (s *Shards) Status() ShardsStatus {
 		return status
 	}
 	status.Provider, status.Epoch = s.table.id, s.table.epoch
-	for slot, name := range s.table.owners {
+	for _, name := range s.table.owners {
 		status.Clusters[places[name]].Slots++
-		if to := s.table.destination(slot); to != name {
-			status.Clusters[places[name]].Leaves++
-			status.Clusters[places[to]].Arrives++
-		}
 	}
 	for _, tr := range s.table.moves {
 		status.Moves = append(status.Moves, s.moveStatus(tr))
+		if tr.Slot >= 0 && tr.arrives() {
+			status.Clusters[places[s.table.owners[tr.Slot]]].Leaves++
+			status.Clusters[places[tr.To]].Arrives++
+		}
 	}
 	for ns, bits := range s.table.spread {
 		status.Spread = append(status.Spread, SpreadStatus{ns, bits})

@@ -183,16 +183,13 @@ func (v *view) leave() {
 // install makes the table and the modes of its moves take effect. It is called
 // with mu held, or before anyone else can.
 func (s *Shards) install() {
+	moves := make(map[uint64]*move, len(s.table.moves))
 	for _, tr := range s.table.moves {
-		if s.moves[tr.ID] == nil {
-			s.moves[tr.ID] = newMove(tr.ID)
+		if moves[tr.ID] = s.moves[tr.ID]; moves[tr.ID] == nil {
+			moves[tr.ID] = newMove(tr.ID)
 		}
 	}
-	for id := range s.moves {
-		if s.table.transfer(id) == nil {
-			delete(s.moves, id)
-		}
-	}
+	s.moves = moves
 	s.retired = slices.DeleteFunc(s.retired, func(v *view) bool { return v.underway.Load() == 0 })
 	v := &view{layout: s.layout(), idle: make(chan struct{}, 1)}
 	if old := s.current.Swap(v); old != nil {
