@@ -13,10 +13,10 @@ import (
 	"github.com/nearkey/nearkey/kv"
 )
 
-func openLog(t *testing.T, server *pgtest.Server, opts Options) (*Store, kv.Cursor) {
+func openLog(t *testing.T, url string, opts Options) (*Store, kv.Cursor) {
 	t.Helper()
 	opts.Outbox, opts.PollEvery = true, time.Millisecond
-	s := mustOpen(t, server.URL(), opts)
+	s := mustOpen(t, url, opts)
 	_, head, err := s.Changes(t.Context(), kv.Cursor{}, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -27,9 +27,9 @@ func openLog(t *testing.T, server *pgtest.Server, opts Options) (*Store, kv.Curs
 // A transaction that commits late is told before those that began after it, and a
 // reader who waits for a later one waits for it.
 func TestLateCommitIsNotMissed(t *testing.T) {
-	server := pgtest.Start(t)
-	s, head := openLog(t, server, Options{})
-	conn, err := pgx.Connect(t.Context(), server.URL())
+	url := newURL(t)
+	s, head := openLog(t, url, Options{})
+	conn, err := pgx.Connect(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestLateCommitIsNotMissed(t *testing.T) {
 }
 
 func TestOnlyWhatChangedIsTold(t *testing.T) {
-	s, head := openLog(t, pgtest.Start(t), Options{})
+	s, head := openLog(t, newURL(t), Options{})
 	var writes []kv.Write
 	for i := range 2000 {
 		writes = append(writes, kv.Write{Ref: kv.Ref{Key: fmt.Sprintf("%04d", i)}, Record: kv.Tombstone(kv.NewVersion(2, 1, 1))})
@@ -105,7 +105,7 @@ func TestOnlyWhatChangedIsTold(t *testing.T) {
 }
 
 func TestChangesAreTrimmed(t *testing.T) {
-	s, start := openLog(t, pgtest.Start(t), Options{ChangesKept: 80, alone: true})
+	s, start := openLog(t, newURL(t), Options{ChangesKept: 80, alone: true})
 	var head kv.Cursor
 	for i := range 200 {
 		if err := put(s, fmt.Sprint(i), 1); err != nil {

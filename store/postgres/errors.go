@@ -24,6 +24,9 @@ const (
 	codeUndefinedTable    = "42P01"
 	codeDuplicateTable    = "42P07"
 	codeDiskFull          = "53100"
+	codeTooManyConns      = "53300"
+	codeNoStatement       = "26000" // somebody between has given us another session
+	codeCancelled         = "57014" // this statement alone
 	codeResolutionUnknown = "08007"
 	classConnection       = "08"
 	classAuthorization    = "28"
@@ -79,10 +82,10 @@ func uncertain(err error) bool {
 // server, so that another one may do.
 func connectionLost(err error) bool {
 	switch code := codeOf(err); {
-	case code == codeReadOnly || code == "53300" || class(code) == classConnection:
+	case code == codeReadOnly || code == codeTooManyConns || code == codeNoStatement || class(code) == classConnection:
 		return true
 	case class(code) == classIntervention:
-		return code != "57014" // this statement alone was cancelled
+		return code != codeCancelled
 	case code != "":
 		return false
 	}

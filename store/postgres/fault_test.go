@@ -240,7 +240,7 @@ func TestPasswords(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	s := mustOpen(t, pgtest.Start(t).URL(), Options{})
+	s := mustOpen(t, newURL(t), Options{})
 	v := kv.NewVersion(1, 1, 1)
 	for what, c := range map[string]struct {
 		key   string
@@ -274,7 +274,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestLargeReadAsksTheDoor(t *testing.T) {
-	s := mustOpen(t, pgtest.Start(t).URL(), Options{})
+	s := mustOpen(t, newURL(t), Options{})
 	ref := kv.Ref{Key: "k"}
 	if err := s.Put(t.Context(), ref, kv.Record{Version: kv.NewVersion(1, 1, 1), Value: make([]byte, kv.ReserveBytes)}); err != nil {
 		t.Fatal(err)

@@ -115,7 +115,7 @@ func TestGroupCallersThatGiveUp(t *testing.T) {
 }
 
 func TestConcurrentCallsTravelTogether(t *testing.T) {
-	s := mustOpen(t, pgtest.Start(t).URL(), Options{})
+	s := mustOpen(t, newURL(t), Options{})
 	const callers = 64
 	done := make(chan error, callers)
 	for i := range callers {
@@ -191,7 +191,7 @@ func TestDeadlockIsTriedAgain(t *testing.T) {
 }
 
 func TestManyInStatementsOfBoundedSize(t *testing.T) {
-	s := mustOpen(t, pgtest.Start(t).URL(), Options{})
+	s := mustOpen(t, newURL(t), Options{})
 	var writes []kv.Write
 	for i := range writeSeats + 1 {
 		writes = append(writes, kv.Write{Ref: kv.Ref{Key: fmt.Sprint(i)}, Record: kv.Record{Version: kv.NewVersion(1, 1, 1)}})
@@ -214,7 +214,7 @@ func TestManyInStatementsOfBoundedSize(t *testing.T) {
 
 // A page of large metadata ends before it is too large, and the listing goes on.
 func TestPagesAreBoundedInBytes(t *testing.T) {
-	s := mustOpen(t, pgtest.Start(t).URL(), Options{})
+	s := mustOpen(t, newURL(t), Options{})
 	const n = 2*pageBytes/kv.MaxMetadataBytes + 10
 	var writes []kv.Write
 	for i := range n {

@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nearkey/nearkey/internal/pgtest"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/kv/kvtest"
 )
@@ -24,17 +23,17 @@ func mustOpen(t testing.TB, url string, opts Options) *Store {
 }
 
 func TestLaws(t *testing.T) {
-	url := pgtest.Start(t).URL()
+	url := newURL(t)
 	kvtest.Run(t, func(t *testing.T) kv.Store { return mustOpen(t, url, Options{}) })
 }
 
 func TestLawsOfPortableStore(t *testing.T) {
-	url := pgtest.Start(t).URL()
+	url := newURL(t)
 	kvtest.Run(t, func(t *testing.T) kv.Store { return mustOpen(t, url, Options{Portable: true, MaxConns: 2}) })
 }
 
 func TestLawsOfStoreWithChangeLog(t *testing.T) {
-	url := pgtest.Start(t).URL()
+	url := newURL(t)
 	kvtest.Run(t, func(t *testing.T) kv.Store {
 		return mustOpen(t, url, Options{Outbox: true, PollEvery: time.Millisecond})
 	})

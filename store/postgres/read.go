@@ -17,6 +17,7 @@ const (
 	readSeats   = 256 // gets in a statement
 	maxReplaced = 100 // how often a Get begins anew because a large value was replaced before it was read
 	pageBytes   = 8 << 20
+	readBytes   = 8 << 20 // of values in a statement: larger ones are read by one of their own
 )
 
 // row is a record whose value may be too large to be read with it.
@@ -92,7 +93,7 @@ func (s *Store) getRows(ctx context.Context, refs []kv.Ref, call caller) (found 
 		for i, ref := range refs {
 			namespaces[i], keys[i] = ref.Namespace, []byte(ref.Key)
 		}
-		rows, err := conn.Query(ctx, sqlGetMany, namespaces, keys, kv.ReserveBytes)
+		rows, err := conn.Query(ctx, sqlGetMany, namespaces, keys, min(kv.ReserveBytes, readBytes/len(refs)))
 		if err != nil {
 			return err
 		}

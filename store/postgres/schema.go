@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/nearkey/nearkey/kv"
 )
 
 // errSchema: the database was used by a newer nearkey, whose schema this one must
@@ -100,7 +102,7 @@ func (s *Store) ensureSchema(ctx context.Context) error {
 	case <-s.migrate:
 		defer func() { s.migrate <- struct{}{} }()
 	case <-ctx.Done():
-		return fmt.Errorf("wait for the schema: %w", ctx.Err())
+		return fmt.Errorf("%w: wait for the schema: %v", kv.ErrUnavailable, ctx.Err())
 	}
 	if s.migrated.Load() {
 		return nil

@@ -16,7 +16,7 @@ import (
 )
 
 func TestProgramsThatStartAtOnce(t *testing.T) {
-	url := pgtest.Start(t).URL()
+	url := newURL(t)
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -57,7 +57,7 @@ func laterParts(needs int) []part {
 // Old and new programs run at once: one goes on while the other changes the schema,
 // can be started again, and finds its own statements to work.
 func TestOldAndNewPrograms(t *testing.T) {
-	url := pgtest.Start(t).URL()
+	url := newURL(t)
 	old := mustOpen(t, url, Options{})
 	if err := put(old, "before", 1); err != nil {
 		t.Fatal(err)

@@ -12,8 +12,7 @@ import (
 
 func TestSweep(t *testing.T) {
 	now := time.Now()
-	server := pgtest.Start(t)
-	s := mustOpen(t, server.URL(), Options{now: func() time.Time { return now }})
+	s := mustOpen(t, newURL(t), Options{now: func() time.Time { return now }})
 	ctx := t.Context()
 	const due = expiredAtOnce + 2*expireAtOnce + 7
 	record := func(i int, expiration int64) kv.Record {
