@@ -10,8 +10,15 @@
 // only one Split at a time for a set of rows and a bucket (or a prefix in it): it
 // takes blobs that its rows do not refer to for its own orphans.
 //
-// Shards spreads records over clusters.
+// Shards spreads records over clusters. Keys fall into slots by hash, and an
+// explicit table, which weighted rendezvous hashing proposes, says which cluster
+// owns a slot. A slot is moved while it is served: writes go to both clusters, all
+// is copied and compared, reads change over, the old copies are removed; each step
+// is durable before it takes effect and begun anew after a crash. A namespace that
+// outgrows a slot is spread over buckets, and its listings are merged. A cluster
+// that is down or hangs fails its own slots and no others. There must be only one
+// Shards at a time for a set of clusters.
 //
-// The package keeps nothing on its own: what Split may lose is what its rows and
-// its blobs lose.
+// The package keeps nothing on its own but the table, of which every cluster has a
+// copy: Split and Shards may lose what their rows, blobs and clusters lose.
 package proxy

@@ -59,6 +59,30 @@ func TestLaterBlobOfTheSameRecordWins(t *testing.T) {
 	}
 }
 
+// TestRowsAreReadBack: whatever the metadata is.
+func TestRowsAreReadBack(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 1))
+	for range 20_000 {
+		metadata := make([]byte, rng.IntN(2)*rng.IntN(130))
+		for i := range metadata {
+			metadata[i] = byte(rng.IntN(4))
+		}
+		rec := kv.Record{Version: kv.NewVersion(1, 1, 1), Metadata: metadata, Value: []byte("value")}
+		for _, repairs := range []bool{false, true} {
+			if got, _, isBlob := openRow(inlineRow(rec, repairs)); isBlob || got.Compare(rec) != 0 {
+				t.Fatalf("a row with metadata %x is read as %+v", metadata, got)
+			}
+		}
+		want := newReference(rec.Value, time.Unix(rng.Int64N(1<<40), 0))
+		got, r, isBlob := openRow(referenceRow(rec, want))
+		if !isBlob || r != want || got.Version != rec.Version || !bytes.Equal(got.Metadata, metadata) || len(got.Value) != 0 {
+			t.Fatalf("a row with a reference and metadata %x is read as %+v, %v", metadata, got, r)
+		}
+	}
+}
+
 // What was never a row of Split is read as it stands.
 func TestForeignRows(t *testing.T) {
 	for _, row := range []kv.Record{

@@ -34,8 +34,9 @@ const (
 	// bytes each. A namespace of more takes as many passes over its rows.
 	SweepBlobs = 1 << 19
 
-	rowPage  = 1000
-	blobPage = blob.MaxList
+	rowPage       = 1000
+	blobPage      = blob.MaxList
+	namespaceCost = 10 // rows, that it costs as much as to find a namespace
 )
 
 // BlobIndex is the part of a place for blobs that a sweep needs.
@@ -93,8 +94,9 @@ func (s *Split) Sweep(ctx context.Context) (SweepReport, error) {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
 	var report SweepReport
-	for after := (kv.NamespaceID{}); ; {
-		ns, ok, err := s.nextNamespace(ctx, after, &report)
+	walk := namespaceWalk{split: s, report: &report}
+	for {
+		ns, ok, err := walk.next(ctx)
 		if err != nil {
 			return report, err
 		}
@@ -105,7 +107,9 @@ func (s *Split) Sweep(ctx context.Context) (SweepReport, error) {
 		if err := s.sweepNamespace(ctx, ns, &report); err != nil {
 			return report, fmt.Errorf("sweep namespace %s: %w", ns, err)
 		}
-		after = ns
+		if err := s.pace(ctx, namespaceCost); err != nil {
+			return report, err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,31 +117,50 @@ func (s *Split) Sweep(ctx context.Context) (SweepReport, error) {
 	return report, nil
 }
 
-// nextNamespace returns the first namespace after another one that has rows or
-// blobs.
-func (s *Split) nextNamespace(ctx context.Context, after kv.NamespaceID, report *SweepReport) (next kv.NamespaceID, ok bool, err error) {
-	withRows, err := kv.Namespaces(ctx, s.rows, after, 1)
-	if err != nil && !errors.Is(err, kv.ErrUnsupported) {
-		return next, false, err
+// namespaceWalk goes through the namespaces that have rows or blobs, in order.
+type namespaceWalk struct {
+	split    *Split
+	report   *SweepReport
+	after    kv.NamespaceID
+	withRows []kv.NamespaceID // the next ones
+	rowsEnd  bool             // there are none behind them
+}
+
+func (w *namespaceWalk) next(ctx context.Context) (ns kv.NamespaceID, ok bool, err error) {
+	if len(w.withRows) == 0 && !w.rowsEnd {
+		w.withRows, err = kv.Namespaces(ctx, w.split.rows, w.after, kv.MaxNamespaces)
+		if err != nil && !errors.Is(err, kv.ErrUnsupported) {
+			return ns, false, err
+		}
+		w.rowsEnd = len(w.withRows) == 0
 	}
-	for from := afterBlobs(after); ; {
-		infos, _, err := s.index.List(ctx, blobRoot, from, 1)
+	ns, ok, err = w.nextWithBlobs(ctx)
+	if err != nil {
+		return ns, false, err
+	}
+	if len(w.withRows) > 0 && (!ok || bytes.Compare(w.withRows[0][:], ns[:]) <= 0) {
+		ns, ok, w.withRows = w.withRows[0], true, w.withRows[1:]
+	}
+	w.after = ns
+	return ns, ok, nil
+}
+
+// nextWithBlobs finds a namespace by its first blob.
+func (w *namespaceWalk) nextWithBlobs(ctx context.Context) (ns kv.NamespaceID, ok bool, err error) {
+	for from := afterBlobs(w.after); ; {
+		infos, _, err := w.split.index.List(ctx, blobRoot, from, 1)
 		if err != nil {
-			return next, false, fmt.Errorf("look for a namespace with blobs: %w", err)
+			return ns, false, fmt.Errorf("look for a namespace with blobs: %w", err)
 		}
 		if len(infos) == 0 {
-			break
+			return ns, false, nil
 		}
-		if next, _, ok = parseBlobName(infos[0].Name); ok {
-			break
+		if ns, _, ok := parseBlobName(infos[0].Name); ok {
+			return ns, true, nil
 		}
 		from = infos[0].Name
-		report.Foreign++
+		w.report.Foreign++
 	}
-	if len(withRows) > 0 && (!ok || bytes.Compare(withRows[0][:], next[:]) < 0) {
-		return withRows[0], true, nil
-	}
-	return next, ok, nil
 }
 
 // sweepNamespace goes through the blobs of a namespace, as many at a time as fit

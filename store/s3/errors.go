@@ -30,6 +30,11 @@ var kinds = map[string]error{
 	"XMinioAdminBucketQuotaExceeded": kv.ErrFull,
 }
 
+// passing are codes that the client does not know to be worth another attempt. A
+// server that keeps objects in folders gives the first one when a folder is removed
+// with its last object while another object is put into it.
+var passing = []string{"ExistingObjectIsDirectory"}
+
 // failure is the error of a call made with a context within the caller's: that of
 // the caller's if it has ended, else one of the kinds of kv. The cause is told and
 // not wrapped, so that the deadline of a call is not taken for the caller's.

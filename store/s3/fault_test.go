@@ -210,6 +210,19 @@ func TestErrorsOfServers(t *testing.T) {
 			}
 		})
 	}
+	for code, want := range map[string]int{"ExistingObjectIsDirectory": maxAttempts, "SlowDown": maxAttempts, "AccessDenied": 1} {
+		t.Run("attempts after "+code, func(t *testing.T) {
+			asked := 0
+			b := fake(t, func(w http.ResponseWriter, r *http.Request) {
+				if asked++; asked < maxAttempts {
+					coded(http.StatusConflict, code)(w, r)
+				}
+			})
+			if err := b.Put(t.Context(), "k", []byte("v")); asked != want || (err == nil) != (want > 1) {
+				t.Errorf("put: %v after %d attempts", err, asked)
+			}
+		})
+	}
 	t.Run("no size", func(t *testing.T) {
 		b := fake(t, func(w http.ResponseWriter, r *http.Request) {
 			w.(http.Flusher).Flush()

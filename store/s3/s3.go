@@ -195,9 +195,9 @@ func newClient(opts Options, credentials aws.Credentials, transport *http.Transp
 		UsePathStyle: opts.PathStyle,
 		Credentials:  aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return credentials, nil }),
 		HTTPClient:   &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		Retryer: retry.NewStandard(func(o *retry.StandardOptions) {
+		Retryer: retry.AddWithErrorCodes(retry.NewStandard(func(o *retry.StandardOptions) {
 			o.MaxAttempts, o.MaxBackoff, o.RateLimiter = maxAttempts, maxBackoff, ratelimit.None
-		}),
+		}), passing...),
 		// Other servers refuse the checksums that the client would add on its own.
 		// The signature covers the SHA-256 of what is sent.
 		RequestChecksumCalculation:                aws.RequestChecksumCalculationWhenRequired,
