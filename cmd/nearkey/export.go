@@ -40,7 +40,7 @@ A file is written beside its place (FILE.partial) and takes it when it is
 complete. After an interruption the same command with --resume goes on where it
 was. Records that expire or are deleted while it runs are left out and counted.
 An export is not a snapshot: each record is whole, but what is written while it
-runs may be in it or not.`
+runs may be in it or not. 'nearkey backup' takes snapshots.`
 
 func (m *Main) exportCommand() *cobra.Command {
 	ex := &exporter{Main: m}
