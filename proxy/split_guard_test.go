@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,10 +15,10 @@ import (
 )
 
 // hangingBlobs say nothing until the context ends, or that there is nothing.
-type hangingBlobs struct{ hang bool }
+type hangingBlobs struct{ hang atomic.Bool }
 
 func (b *hangingBlobs) do(ctx context.Context) error {
-	if b.hang {
+	if b.hang.Load() {
 		<-ctx.Done()
 		return ctx.Err()
 	}
@@ -32,7 +33,8 @@ func (b *hangingBlobs) Get(ctx context.Context, _ string) ([]byte, error) { retu
 // it is back; that a blob is missing is an answer.
 func TestGuardedBlobs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		blobs := &hangingBlobs{hang: true}
+		blobs := &hangingBlobs{}
+		blobs.hang.Store(true)
 		g := Guarded(blobs, guard.Options{Name: "blobs"})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -44,7 +46,7 @@ func TestGuardedBlobs(t *testing.T) {
 		if err := g.Put(t.Context(), "a", nil); !errors.Is(err, kv.ErrUnavailable) || time.Since(began) > 0 {
 			t.Errorf("put to a server that is down: %v after %v", err, time.Since(began))
 		}
-		blobs.hang = false
+		blobs.hang.Store(false)
 		for began := time.Now(); !g.Up(); time.Sleep(time.Second) {
 			if time.Since(began) > time.Minute {
 				t.Fatal("a server that answers stays down")
