@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/blob"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/kv/kvtest"
 )
@@ -197,6 +199,29 @@ func TestSweepEndsOnErrors(t *testing.T) {
 		}
 		if !f.Stats().SweptAt.IsZero() {
 			t.Error("a sweep that failed is reported as one that came to its end")
+		}
+	})
+}
+
+// backwards lists blobs in the wrong order.
+type backwards struct{ *bucket }
+
+func (b backwards) List(ctx context.Context, prefix, after string, limit int) ([]blob.Info, bool, error) {
+	infos, more, err := b.bucket.List(ctx, prefix, after, limit)
+	slices.Reverse(infos)
+	return infos, more, err
+}
+
+func TestSweepRefusesAListingOutOfOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t, SplitOptions{})
+		for i := range 5 {
+			f.put(fmt.Sprint(i), large("v", InlineBytes+1))
+		}
+		later()
+		f.index = backwards{f.bucket}
+		if report, err := f.Sweep(t.Context()); err == nil || report.Orphans > 0 || len(f.bucket.names()) != 5 {
+			t.Errorf("sweep: %+v, %v", report, err)
 		}
 	})
 }
