@@ -99,8 +99,10 @@ func (g *Gateway) member(name string) (*member, error) {
 // holds records which may be older than tombstones are kept: they would come back
 // to life.
 func (g *Gateway) Fill(ctx context.Context, name string, wipe bool) error {
-	g.admin.Lock()
-	defer g.admin.Unlock()
+	if err := g.admin.take(ctx); err != nil {
+		return fmt.Errorf("fill %s: %w", name, err)
+	}
+	defer g.admin.give()
 	m, err := g.member(name)
 	if err != nil {
 		return err
@@ -199,8 +201,10 @@ func (g *Gateway) leave(ctx context.Context, m *member) (stay func(), err error)
 
 // Promote makes a provider active that has been filled.
 func (g *Gateway) Promote(ctx context.Context, name string) error {
-	g.admin.Lock()
-	defer g.admin.Unlock()
+	if err := g.admin.take(ctx); err != nil {
+		return fmt.Errorf("promote %s: %w", name, err)
+	}
+	defer g.admin.give()
 	m, err := g.member(name)
 	if err != nil {
 		return err
@@ -223,8 +227,10 @@ func (g *Gateway) Promote(ctx context.Context, name string) error {
 // Remove takes a provider out of use. Unless forced, it is refused while keys wait
 // in the repair queue that only this provider has.
 func (g *Gateway) Remove(ctx context.Context, name string, force bool) error {
-	g.admin.Lock()
-	defer g.admin.Unlock()
+	if err := g.admin.take(ctx); err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	defer g.admin.give()
 	m, err := g.member(name)
 	if err != nil {
 		return err
@@ -252,8 +258,10 @@ func (g *Gateway) Remove(ctx context.Context, name string, force bool) error {
 // was restored. Until a crawl has compared everything its answers are not believed
 // alone.
 func (g *Gateway) Distrust(ctx context.Context, name string) error {
-	g.admin.Lock()
-	defer g.admin.Unlock()
+	if err := g.admin.take(ctx); err != nil {
+		return fmt.Errorf("distrust %s: %w", name, err)
+	}
+	defer g.admin.give()
 	m, err := g.member(name)
 	if err != nil {
 		return err

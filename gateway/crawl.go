@@ -1,9 +1,12 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,7 +16,7 @@ import (
 
 // crawl is what is known of the crawls.
 type crawl struct {
-	one    sync.Mutex // guards that there is one crawl at a time
+	one    lock       // there is one crawl at a time
 	mu     sync.Mutex // guards the rest
 	status CrawlStatus
 	asked  bool
@@ -74,8 +77,10 @@ func (g *Gateway) crawlLoop(ctx context.Context) {
 
 // join has new providers filled that are empty.
 func (g *Gateway) join(ctx context.Context) {
-	g.admin.Lock()
-	defer g.admin.Unlock()
+	if g.admin.take(ctx) != nil {
+		return
+	}
+	defer g.admin.give()
 	for _, m := range g.members {
 		if !m.kept.Joining || !m.store.Up() {
 			continue
@@ -138,8 +143,10 @@ func (g *Gateway) Crawl(ctx context.Context) error { return g.crawlOnce(ctx, rea
 
 // crawlOnce makes a crawl: of doubtful namespaces, or of all.
 func (g *Gateway) crawlOnce(ctx context.Context, reason string) (err error) {
-	g.crawl.one.Lock()
-	defer g.crawl.one.Unlock()
+	if err := g.crawl.one.take(ctx); err != nil {
+		return fmt.Errorf("crawl: %w", err)
+	}
+	defer g.crawl.one.give()
 	g.note(func(s *CrawlStatus) {
 		*s = CrawlStatus{Running: true, Reason: reason, Started: time.Now(), Finished: s.Finished}
 		g.crawl.asked = false
@@ -161,8 +168,9 @@ func (g *Gateway) crawlOnce(ctx context.Context, reason string) (err error) {
 		doubted[m] = m.doubted.Load()
 	}
 	if reason == reasonDoubt {
-		for ns, told := range g.doubt.waiting() {
-			if err := g.crawlNamespace(ctx, ns, told, members); err != nil {
+		waiting := g.doubt.waiting()
+		for _, ns := range inOrder(waiting) {
+			if err := g.crawlNamespace(ctx, ns, waiting[ns], members); err != nil {
 				return err
 			}
 		}
@@ -177,12 +185,16 @@ func (g *Gateway) crawlOnce(ctx context.Context, reason string) (err error) {
 	if err != nil {
 		return err
 	}
-	for ns, told := range waiting { // those that hold nothing
-		if err := g.doubt.cleared(ctx, ns, told); err != nil {
+	for _, ns := range inOrder(waiting) { // those that hold nothing
+		if err := g.doubt.cleared(ctx, ns, waiting[ns]); err != nil {
 			return err
 		}
 	}
 	return g.crawledAll(ctx, doubted)
+}
+
+func inOrder[T any](namespaces map[kv.NamespaceID]T) []kv.NamespaceID {
+	return slices.SortedFunc(maps.Keys(namespaces), func(a, b kv.NamespaceID) int { return bytes.Compare(a[:], b[:]) })
 }
 
 // crawledAll ends the distrust of members that has not begun anew since the crawl began.
@@ -190,11 +202,14 @@ func (g *Gateway) crawledAll(ctx context.Context, doubted map[*member]uint64) er
 	if err := g.queue.flush(ctx); err != nil {
 		return fmt.Errorf("keep the repair queue: %w", err)
 	}
-	g.admin.Lock()
-	defer g.admin.Unlock()
-	for m, n := range doubted {
+	if err := g.admin.take(ctx); err != nil {
+		return err
+	}
+	defer g.admin.give()
+	for _, m := range g.members {
+		n, ok := doubted[m]
 		state := m.state.Load()
-		if m.doubted.Load() != n || state == removed || !m.distrusted.Load() && (state != filling || m.filled.Load()) {
+		if !ok || m.doubted.Load() != n || state == removed || !m.distrusted.Load() && (state != filling || m.filled.Load()) {
 			continue
 		}
 		if err := g.keep(ctx, m, kept{State: states[state], Filled: state == filling}); err != nil {
@@ -281,9 +296,11 @@ func (g *Gateway) crawlNamespace(ctx context.Context, ns kv.NamespaceID, told ui
 		if err != nil {
 			return err
 		}
+		b := g.queue.batch()
 		for _, r := range found {
-			g.queue.differ(kv.Ref{Namespace: ns, Key: r.key}, r.newest.Version, r.lacking)
+			b.differ(kv.Ref{Namespace: ns, Key: r.key}, r.newest.Version, r.lacking)
 		}
+		b.end()
 		if err := g.forget(ctx, members, tombs); err != nil {
 			return err
 		}

@@ -165,7 +165,7 @@ type Gateway struct {
 	writes   map[*written]struct{} // under way, some of them answered
 
 	changed signal.Signal // something happened that repair or crawl may wait for
-	admin   sync.Mutex    // guards changes of the members' states
+	admin   lock          // guards changes of the members' states
 }
 
 var _ kv.Store = (*Gateway)(nil)
@@ -181,7 +181,8 @@ func New(providers []Provider, opts Options) (*Gateway, error) {
 	if opts.Journal == nil {
 		return nil, errors.New("a gateway needs a journal")
 	}
-	g := &Gateway{opts: opts.withDefaults(), changes: newChanges(), writes: map[*written]struct{}{}}
+	g := &Gateway{opts: opts.withDefaults(), changes: newChanges(), writes: map[*written]struct{}{}, admin: newLock()}
+	g.crawl.one = newLock()
 	g.stamp = kv.NewStamper(g.opts.Node, nil)
 	g.doubt = newDoubt(g.opts.Journal)
 	g.queue = newQueue(g.opts, g.doubt, g.changed.Fire)
@@ -259,6 +260,22 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return g.doubt.endedInOrder(last)
 }
 
+// lock is held over calls that take long: who waits for it can give up.
+type lock chan struct{}
+
+func newLock() lock { return make(lock, 1) }
+
+func (l lock) take(ctx context.Context) error {
+	select {
+	case l <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for another one: %w", ctx.Err())
+	}
+}
+
+func (l lock) give() { <-l }
+
 // underWay counts what is under way.
 type underWay struct {
 	mu   sync.Mutex // guards the rest
@@ -311,5 +328,7 @@ func (g *Gateway) Ready() error {
 
 // Repair says that the providers may differ in a key.
 func (g *Gateway) Repair(ref kv.Ref) {
-	g.queue.unsure(ref, kv.Version{}, g.mask(used...))
+	b := g.queue.batch()
+	b.unsure(ref, kv.Version{}, g.mask(used...))
+	b.end()
 }

@@ -151,8 +151,10 @@ func (g *Gateway) place(keeps map[string]kept) error {
 
 // begun makes the states of members durable that the journal did not have.
 func (g *Gateway) begun(ctx context.Context) error {
-	g.admin.Lock()
-	defer g.admin.Unlock()
+	if g.admin.take(ctx) != nil {
+		return nil
+	}
+	defer g.admin.give()
 	for _, m := range g.members {
 		err := g.keep(ctx, m, m.kept)
 		if ctx.Err() != nil {
@@ -165,10 +167,15 @@ func (g *Gateway) begun(ctx context.Context) error {
 	return nil
 }
 
-// unkeep says that the journal does not have the present state of a key.
-func (q *queue) unkeep(ref kv.Ref) {
+// unkeep says that the journal does not have the present state of keys.
+func (q *queue) unkeep(refs ...kv.Ref) {
+	if len(refs) == 0 {
+		return
+	}
 	q.mu.Lock()
-	q.unkept[ref] = struct{}{}
+	for _, ref := range refs {
+		q.unkept[ref] = struct{}{}
+	}
 	q.mu.Unlock()
 	select {
 	case q.unkeptC <- struct{}{}:
@@ -202,8 +209,10 @@ func (q *queue) keep(ctx context.Context) {
 
 // flush writes what the journal does not have.
 func (q *queue) flush(ctx context.Context) error {
-	q.journal.Lock()
-	defer q.journal.Unlock()
+	if err := q.journal.take(ctx); err != nil {
+		return err
+	}
+	defer q.journal.give()
 	for {
 		refs := q.takeUnkept()
 		if len(refs) == 0 {
@@ -217,9 +226,7 @@ func (q *queue) flush(ctx context.Context) error {
 			entries = append(entries, Entry{Key: keyQueue + string(ref.Namespace[:]) + ref.Key, Value: value})
 		}
 		if err := q.opts.Journal.Apply(ctx, entries, durable); err != nil {
-			for _, ref := range refs {
-				q.unkeep(ref)
-			}
+			q.unkeep(refs...)
 			return err
 		}
 	}

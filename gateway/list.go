@@ -24,9 +24,11 @@ func (g *Gateway) List(ctx context.Context, ns kv.NamespaceID, opts kv.ListOptio
 	}
 	page, differing := mergePages(pages, opts.PageLimit())
 	if !g.opts.Off.ReadRepair {
+		b := g.queue.batch()
 		for _, d := range differing[:min(len(differing), maxListRepairs)] {
-			g.differ(kv.Ref{Namespace: ns, Key: d.key}, d.version, d.lacking)
+			g.differ(b, kv.Ref{Namespace: ns, Key: d.key}, d.version, d.lacking)
 		}
+		b.end()
 	}
 	return page, nil
 }

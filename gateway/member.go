@@ -225,8 +225,10 @@ func (g *Gateway) beat(ctx context.Context, m *member, store kv.Store, ns kv.Nam
 func (g *Gateway) wentBack(ctx context.Context, m *member, from, to kv.Version) error {
 	g.opts.Logger.Error("a provider has gone back in time: it lacks writes that it had acknowledged",
 		"provider", m.name, "from", from.Time(), "to", to.Time())
-	g.admin.Lock()
-	defer g.admin.Unlock()
+	if err := g.admin.take(ctx); err != nil { // it stays down until this can be noted
+		return err
+	}
+	defer g.admin.give()
 	if m.state.Load() == removed {
 		return nil
 	}

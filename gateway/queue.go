@@ -1,9 +1,12 @@
 package gateway
 
 import (
-	"hash/maphash"
+	"bytes"
+	"cmp"
+	"hash/fnv"
+	"io"
 	"math"
-	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,16 +40,16 @@ type queue struct {
 	opts  Options
 	doubt *doubt
 	wake  func()
-	seed  maphash.Seed
 	parts [queueParts]queuePart
 
 	depth  atomic.Int64 // parked
 	counts [MaxProviders]atomic.Int64
-	next   atomic.Uint32
 
 	enqueued, repaired, dropped atomic.Uint64
 
-	journal sync.Mutex // guards the order of what is written to the journal
+	journal lock       // guards the order of what is written to the journal
+	taking  sync.Mutex // guards next, and that there is one take at a time
+	next    int        // the part that is looked into first
 	mu      sync.Mutex // guards unkept
 	unkept  map[kv.Ref]struct{}
 	unkeptC chan struct{} // there is something in unkept
@@ -58,7 +61,7 @@ type queuePart struct {
 }
 
 func newQueue(opts Options, doubt *doubt, wake func()) *queue {
-	q := &queue{opts: opts, doubt: doubt, wake: wake, seed: maphash.MakeSeed(),
+	q := &queue{opts: opts, doubt: doubt, wake: wake, journal: newLock(),
 		unkept: map[kv.Ref]struct{}{}, unkeptC: make(chan struct{}, 1)}
 	for i := range q.parts {
 		q.parts[i].entries = map[kv.Ref]*entry{}
@@ -67,7 +70,15 @@ func newQueue(opts Options, doubt *doubt, wake func()) *queue {
 }
 
 func (q *queue) part(ref kv.Ref) *queuePart {
-	return &q.parts[maphash.Comparable(q.seed, ref)%queueParts]
+	return &q.parts[hash(ref)%queueParts]
+}
+
+// hash is the same in every process, so that what happened can be made to happen again.
+func hash(ref kv.Ref) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write(ref.Namespace[:]) // it returns no error
+	_, _ = io.WriteString(h, ref.Key)
+	return h.Sum64() ^ h.Sum64()>>32
 }
 
 // lacks tells who may lack a key's newest version, which that is, and since when.
@@ -83,11 +94,11 @@ func (q *queue) lacks(ref kv.Ref) (lacking mask, want kv.Version, since time.Tim
 
 // acked notes that members have a version and others lack it: late ones are still
 // being written to, failed ones are not.
-func (q *queue) acked(ref kv.Ref, v kv.Version, have, late, failed mask) {
-	if q.opts.Off.WriteRepair {
+func (b *batch) acked(ref kv.Ref, v kv.Version, have, late, failed mask) {
+	if b.q.opts.Off.WriteRepair {
 		failed = 0
 	}
-	q.change(ref, func(e *entry) {
+	b.change(ref, func(e *entry) {
 		switch c := v.Compare(e.want); {
 		case c < 0:
 			return
@@ -107,8 +118,8 @@ func (q *queue) acked(ref kv.Ref, v kv.Version, have, late, failed mask) {
 }
 
 // has notes that a member has a version that was late.
-func (q *queue) has(ref kv.Ref, v kv.Version, who mask) {
-	q.change(ref, func(e *entry) {
+func (b *batch) has(ref kv.Ref, v kv.Version, who mask) {
+	b.change(ref, func(e *entry) {
 		if v != e.want || v.Compare(e.unsure) < 0 {
 			return
 		}
@@ -122,8 +133,8 @@ func (q *queue) has(ref kv.Ref, v kv.Version, who mask) {
 }
 
 // brought notes that a member was brought a version, the newest that was found.
-func (q *queue) brought(ref kv.Ref, v kv.Version, who mask) {
-	q.change(ref, func(e *entry) {
+func (b *batch) brought(ref kv.Ref, v kv.Version, who mask) {
+	b.change(ref, func(e *entry) {
 		if v.Compare(e.want) < 0 || v.Compare(e.unsure) < 0 {
 			return
 		}
@@ -135,15 +146,15 @@ func (q *queue) brought(ref kv.Ref, v kv.Version, who mask) {
 }
 
 // fails notes that a late write did not reach a member.
-func (q *queue) fails(ref kv.Ref, v kv.Version, who mask) {
-	q.change(ref, func(e *entry) {
+func (b *batch) fails(ref kv.Ref, v kv.Version, who mask) {
+	b.change(ref, func(e *entry) {
 		if v != e.want {
 			return
 		}
 		if late := &e.late[bitIndex(who)]; *late > 0 {
 			*late--
 		}
-		if q.opts.Off.WriteRepair {
+		if b.q.opts.Off.WriteRepair {
 			e.lacking &^= who
 			return
 		}
@@ -153,8 +164,8 @@ func (q *queue) fails(ref kv.Ref, v kv.Version, who mask) {
 }
 
 // unsure notes a version of which it is not known who has it, if anybody.
-func (q *queue) unsure(ref kv.Ref, v kv.Version, all mask) {
-	q.change(ref, func(e *entry) {
+func (b *batch) unsure(ref kv.Ref, v kv.Version, all mask) {
+	b.change(ref, func(e *entry) {
 		if v.Compare(e.unsure) > 0 {
 			e.unsure = v
 		}
@@ -165,8 +176,8 @@ func (q *queue) unsure(ref kv.Ref, v kv.Version, all mask) {
 }
 
 // differ notes that members lack a version that others have.
-func (q *queue) differ(ref kv.Ref, v kv.Version, lacking mask) {
-	q.change(ref, func(e *entry) {
+func (b *batch) differ(ref kv.Ref, v kv.Version, lacking mask) {
+	b.change(ref, func(e *entry) {
 		switch c := v.Compare(e.want); {
 		case c < 0:
 			return
@@ -181,7 +192,8 @@ func (q *queue) differ(ref kv.Ref, v kv.Version, lacking mask) {
 
 // change changes the entry of a key, which is made if there is none and removed
 // if nothing is lacking any more.
-func (q *queue) change(ref kv.Ref, f func(e *entry)) {
+func (b *batch) change(ref kv.Ref, f func(e *entry)) {
+	q := b.q
 	p := q.part(ref)
 	p.mu.Lock()
 	e, was := p.entries[ref], entry{}
@@ -208,11 +220,28 @@ func (q *queue) change(ref kv.Ref, f func(e *entry)) {
 	kept := was.parked || e.parked
 	p.mu.Unlock()
 	if kept {
-		q.unkeep(ref)
+		b.unkept = append(b.unkept, ref)
 	}
 	if wake {
-		q.enqueued.Add(1)
-		q.wake()
+		b.parked++
+	}
+}
+
+// batch is what changes together: the journal and the repairers see all of it or
+// nothing.
+type batch struct {
+	q      *queue
+	unkept []kv.Ref
+	parked uint64 // entries that were not
+}
+
+func (q *queue) batch() *batch { return &batch{q: q} }
+
+func (b *batch) end() {
+	b.q.unkeep(b.unkept...)
+	if b.parked > 0 {
+		b.q.enqueued.Add(b.parked)
+		b.q.wake()
 	}
 }
 
@@ -251,36 +280,48 @@ type task struct {
 	want, unsure kv.Version
 	lacking      mask
 	told         uint64
+	since        time.Time
 }
 
 // take returns at most n entries of one kind that a repairer can do something
-// about: somebody who lacks the key is up, and somebody to read it from.
+// about: somebody who lacks the key is up, and somebody to read it from. They are
+// the oldest ones of a part of the queue.
 func (q *queue) take(now time.Time, up, used mask, n int) []task {
 	if q.depth.Load() == 0 {
 		return nil
 	}
-	var tasks []task
-	first := q.next.Add(1)
-	for i := range uint32(queueParts) {
-		p := &q.parts[(first+i)%queueParts]
-		p.mu.Lock()
-		for ref, e := range p.entries {
-			if len(tasks) == n {
-				break
-			}
-			if !e.parked || e.busy || now.Before(e.due) || !repairable(e.lacking&used, up, used) ||
-				len(tasks) > 0 && tasks[0].lacking != e.lacking {
-				continue
-			}
-			e.busy = true
-			tasks = append(tasks, task{ref: ref, want: e.want, unsure: e.unsure, lacking: e.lacking, told: e.told})
-		}
-		p.mu.Unlock()
-		if len(tasks) > 0 {
+	q.taking.Lock()
+	defer q.taking.Unlock()
+	for i := range queueParts {
+		at := (q.next + i) % queueParts
+		if tasks := q.parts[at].take(now, up, used, n); len(tasks) > 0 {
+			q.next = at + 1
 			return tasks
 		}
 	}
 	return nil
+}
+
+func (p *queuePart) take(now time.Time, up, used mask, n int) []task {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var due []task
+	for ref, e := range p.entries {
+		if e.parked && !e.busy && !now.Before(e.due) && repairable(e.lacking&used, up, used) {
+			due = append(due, task{ref: ref, want: e.want, unsure: e.unsure, lacking: e.lacking, told: e.told, since: e.since})
+		}
+	}
+	slices.SortFunc(due, func(a, b task) int {
+		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.ref.Key, b.ref.Key), bytes.Compare(a.ref.Namespace[:], b.ref.Namespace[:]))
+	})
+	tasks := due[:0]
+	for _, t := range due {
+		if len(tasks) < n && t.lacking == due[0].lacking {
+			p.entries[t.ref].busy = true
+			tasks = append(tasks, t)
+		}
+	}
+	return tasks
 }
 
 // repairable reports whether something can be done about a key: some who lack it
@@ -309,7 +350,7 @@ func (q *queue) gone(t task, done bool) {
 		e.parked = false
 	} else if !done {
 		e.tries++
-		e.due = time.Now().Add(backOff(e.tries))
+		e.due = time.Now().Add(backOff(t.ref, e.tries))
 	}
 	q.count(was, *e)
 	removed := e.lacking == 0
@@ -325,9 +366,10 @@ const (
 	backOffMost  = 30 * time.Second
 )
 
-func backOff(tries int) time.Duration {
+// backOff spreads the attempts at many keys over time.
+func backOff(ref kv.Ref, tries int) time.Duration {
 	d := min(backOffMost, backOffLeast<<min(tries, 10))
-	return d/2 + rand.N(d)
+	return d/2 + time.Duration((hash(ref)+uint64(tries)*0x9e3779b97f4a7c15)%uint64(d))
 }
 
 // hasten makes all entries due: something has changed.
@@ -344,6 +386,8 @@ func (q *queue) hasten() {
 
 // without takes members out of all entries: they are not used any more.
 func (q *queue) without(gone mask) {
+	b := q.batch()
+	defer b.end()
 	for i := range q.parts {
 		p := &q.parts[i]
 		var refs []kv.Ref
@@ -355,13 +399,15 @@ func (q *queue) without(gone mask) {
 		}
 		p.mu.Unlock()
 		for _, ref := range refs {
-			q.change(ref, func(e *entry) { e.lacking &^= gone })
+			b.change(ref, func(e *entry) { e.lacking &^= gone })
 		}
 	}
 }
 
 // forgetAll forgets the keys of a namespace that was dropped.
 func (q *queue) forgetAll(ns kv.NamespaceID) {
+	b := q.batch()
+	defer b.end()
 	for i := range q.parts {
 		p := &q.parts[i]
 		var refs []kv.Ref
@@ -373,7 +419,7 @@ func (q *queue) forgetAll(ns kv.NamespaceID) {
 		}
 		p.mu.Unlock()
 		for _, ref := range refs {
-			q.change(ref, func(e *entry) { e.lacking = 0 })
+			b.change(ref, func(e *entry) { e.lacking = 0 })
 		}
 	}
 }

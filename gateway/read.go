@@ -304,6 +304,8 @@ func (r *reading) compare() {
 	if r.answered.count() < 2 && damaged == 0 {
 		return
 	}
+	b := r.g.queue.batch()
+	defer b.end()
 	for i, ref := range r.refs {
 		newest, lacking := kv.Record{}, damaged
 		for _, recs := range r.recs {
@@ -315,7 +317,7 @@ func (r *reading) compare() {
 			}
 		}
 		if lacking != 0 && !newest.Absent() {
-			r.g.differ(ref, newest.Version, lacking)
+			r.g.differ(b, ref, newest.Version, lacking)
 		}
 	}
 }
@@ -325,12 +327,12 @@ func (r *reading) compare() {
 const settleAfter = time.Second
 
 // differ notes a key that members lack, unless they are just being written to.
-func (g *Gateway) differ(ref kv.Ref, v kv.Version, lacking mask) {
+func (g *Gateway) differ(b *batch, ref kv.Ref, v kv.Version, lacking mask) {
 	known, want, _ := g.queue.lacks(ref)
 	if known&lacking == lacking && want.Compare(v) >= 0 || time.Since(v.Time()) < settleAfter {
 		return
 	}
-	g.queue.differ(ref, v, lacking)
+	b.differ(ref, v, lacking)
 	g.changes.add([]kv.Write{{Ref: ref, Record: kv.Record{Version: v}}})
 }
 

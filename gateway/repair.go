@@ -164,15 +164,19 @@ func (g *Gateway) bring(ctx context.Context, m *member, refs []kv.Ref, newest, h
 	}
 	m.repaired.Add(uint64(len(writes)))
 	g.changes.add(writes)
+	b := g.queue.batch()
+	defer b.end()
 	for _, w := range writes {
-		g.queue.brought(w.Ref, w.Record.Version, m.bit)
+		b.brought(w.Ref, w.Record.Version, m.bit)
 	}
 	return nil
 }
 
 // dropLate drops namespaces from members that could not do so when asked.
 func (g *Gateway) dropLate(ctx context.Context) {
-	for ns, who := range g.doubt.toDrop() {
+	drops := g.doubt.toDrop()
+	for _, ns := range inOrder(drops) {
+		who := drops[ns]
 		var able []*member
 		for _, m := range g.with(used...) {
 			if who.has(m.bit) && m.store.Up() {

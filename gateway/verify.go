@@ -163,8 +163,14 @@ func (v *verification) count(ns kv.NamespaceID, r row) {
 	}
 	v.example(d)
 	if v.opts.Repair {
-		v.g.queue.differ(d.Ref, r.newest.Version, r.lacking)
+		v.repair(d.Ref, r.newest.Version, r.lacking)
 	}
+}
+
+func (v *verification) repair(ref kv.Ref, version kv.Version, lacking mask) {
+	b := v.g.queue.batch()
+	b.differ(ref, version, lacking)
+	b.end()
 }
 
 func (v *verification) example(d Difference) {
@@ -209,7 +215,7 @@ func (v *verification) values(ctx context.Context, ref kv.Ref) error {
 	}
 	v.example(d)
 	if v.opts.Repair && first >= 0 {
-		v.g.queue.differ(ref, recs[first].Version, lacking)
+		v.repair(ref, recs[first].Version, lacking)
 	}
 	return nil
 }

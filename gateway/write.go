@@ -136,7 +136,8 @@ func (w *written) take(o outcome) {
 		w.maybe = w.maybe || !definite(o.err)
 		w.errs = append(w.errs, o.err)
 	}
-	q := w.g.queue
+	q := w.g.queue.batch()
+	defer q.end()
 	switch {
 	case !w.noted && w.have.has(w.counting):
 		w.noted = true
