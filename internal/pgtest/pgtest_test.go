@@ -51,24 +51,34 @@ func TestFrozenServerDoesNotAnswer(t *testing.T) {
 }
 
 func TestNothingIsLeftBehind(t *testing.T) {
-	var dir string
-	segments := func() string {
-		text, err := os.ReadFile("/proc/sysvipc/shm")
-		if err != nil {
-			t.Skipf("shared memory cannot be listed: %v", err)
-		}
-		return string(text)
-	}
-	before := strings.Count(segments(), "\n")
+	var dir, segment string
 	t.Run("killed", func(t *testing.T) {
 		s := Start(t)
-		dir = s.dir
+		dir, segment = s.dir, strings.Fields(s.pidFile()[6])[1]
+		if !shared(t, segment) {
+			t.Fatalf("a running server has no segment %s of shared memory: the test shows nothing", segment)
+		}
 		s.Kill()
 	})
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("%s is left: %v", dir, err)
 	}
-	if after := strings.Count(segments(), "\n"); after > before+2 { // other processes come and go
-		t.Errorf("%d segments of shared memory before, %d after", before, after)
+	if shared(t, segment) {
+		t.Errorf("segment %s of shared memory is left", segment)
 	}
+}
+
+// shared reports whether there is a segment of shared memory with this id.
+func shared(t *testing.T, id string) bool {
+	t.Helper()
+	text, err := os.ReadFile("/proc/sysvipc/shm")
+	if err != nil {
+		t.Skipf("shared memory cannot be listed: %v", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if fields := strings.Fields(line); len(fields) > 1 && fields[1] == id {
+			return true
+		}
+	}
+	return false
 }
