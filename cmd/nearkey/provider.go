@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/nearkey/nearkey/gateway"
+	"github.com/nearkey/nearkey/internal/guard"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/proxy"
 	"github.com/nearkey/nearkey/store/postgres"
@@ -125,7 +127,9 @@ func (s *service) openProvider(p *ProviderConfig, stores map[*ClusterConfig]*pos
 	clusters := make([]proxy.Cluster, len(p.Clusters))
 	for i := range p.Clusters {
 		c := &p.Clusters[i]
-		clusters[i] = proxy.Cluster{Name: c.Name, Weight: float64(*c.Weight), Store: stores[c]}
+		cluster := guard.Before(stores[c], guard.Options{Name: "cluster " + c.Name, Logger: logger, Deadline: time.Duration(s.config.Gateway.Deadline)})
+		s.work = append(s.work, cluster.Run)
+		clusters[i] = proxy.Cluster{Name: c.Name, Weight: float64(*c.Weight), Store: cluster}
 		clusterMetrics(s.metrics, p.Name, c.Name, stores[c])
 	}
 	shards, err := proxy.NewShards(clusters, proxy.ShardsOptions{
@@ -148,7 +152,9 @@ func (s *service) openProvider(p *ProviderConfig, stores map[*ClusterConfig]*pos
 	if err != nil {
 		return nil, nil, usagef("settings of blobs: %w", err)
 	}
-	split := proxy.NewSplit(shards, bucket, bucket, proxy.SplitOptions{InlineBytes: int(p.InlineBytes), Missing: missing, Logger: logger})
+	blobs := proxy.Guarded(bucket, guard.Options{Name: "blobs", Logger: logger, Deadline: time.Duration(s.config.Gateway.Deadline)})
+	s.work = append(s.work, blobs.Run)
+	split := proxy.NewSplit(shards, blobs, bucket, proxy.SplitOptions{InlineBytes: int(p.InlineBytes), Missing: missing, Logger: logger})
 	s.work = append(s.work, split.Run)
 	splitMetrics(s.metrics, p.Name, split)
 	return split, shards, nil
