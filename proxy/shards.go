@@ -101,7 +101,9 @@ type Shards struct {
 	refusal  atomic.Pointer[error] // not nil: why nothing is served any more
 	starting chan struct{}         // whoever fills it looks for the table
 
-	mu      sync.Mutex // guards the rest, and calls of the Keeper
+	changing sync.Mutex // guards the Keeper, and the replacement of table; taken before mu
+
+	mu      sync.Mutex // guards the rest; never held while the Keeper or a cluster is waited for
 	table   *table
 	moves   map[uint64]*move
 	retired []*view // of which operations may still be under way

@@ -61,14 +61,18 @@ func (c *cluster) isDown() bool {
 	return h != nil && h.err != nil
 }
 
-// stored returns the record of the table that the cluster keeps; it may be absent.
-func (c *cluster) stored(ctx context.Context) (kv.Record, error) {
-	rec, err := c.Store.Get(ctx, tableRef, 0)
+// head returns the record of the table that the cluster keeps, without the table;
+// it may be absent.
+func (c *cluster) head(ctx context.Context) (kv.Record, error) {
+	page, err := c.Store.List(ctx, TableNamespace, kv.ListOptions{Prefix: tableRef.Key, Limit: 1})
 	c.note(err)
 	if err != nil {
 		return kv.Record{}, fmt.Errorf("read its table of slots: %w", err)
 	}
-	return rec, nil
+	if len(page.Keys) == 0 || page.Keys[0].Key != tableRef.Key {
+		return kv.Record{}, nil
+	}
+	return page.Keys[0].Record, nil
 }
 
 // admit compares the cluster's copy of the table with ours.
@@ -83,7 +87,7 @@ func (c *cluster) admit(ctx context.Context) error {
 // compare returns the epoch of the cluster's copy, 0 if it has none. A newer one
 // than ours ends all service: somebody else has moved slots.
 func (c *cluster) compare(ctx context.Context) (epoch uint64, err error) {
-	rec, err := c.stored(ctx)
+	rec, err := c.head(ctx)
 	if err != nil || rec.Absent() {
 		return 0, err
 	}

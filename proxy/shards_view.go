@@ -240,22 +240,29 @@ func (s *Shards) barrier(ctx context.Context) error {
 // takes effect. A crash in between leaves a table whose every phase holds for what
 // was done under its predecessor. When the Keeper fails, either table may be there.
 func (s *Shards) change(edit func(t *table) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.table == nil {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if s.current.Load() == nil {
 		return fmt.Errorf("shards: %w: no table of slots is known yet", kv.ErrUnavailable)
 	}
 	if refusal := s.refusal.Load(); refusal != nil {
 		return *refusal
 	}
-	t := s.table.next()
+	t := s.current.Load().table.next()
 	if err := edit(t); err != nil {
 		return err
 	}
 	t.text = t.encode()
+	return s.replace(t)
+}
+
+// replace is called with changing held.
+func (s *Shards) replace(t *table) error {
 	if err := s.opts.Keeper.Save(t.text); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.table = t
 	s.install()
 	return nil
@@ -284,13 +291,9 @@ func (s *Shards) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("no table of slots is known, so every cluster must answer: %w", err)
 	}
-	s.mu.Lock()
-	err = s.opts.Keeper.Save(t.text)
-	if err == nil {
-		s.table = t
-		s.install()
-	}
-	s.mu.Unlock()
+	s.changing.Lock()
+	err = s.replace(t)
+	s.changing.Unlock()
 	if err != nil {
 		return fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
 	}
@@ -339,9 +342,10 @@ func (s *Shards) find(ctx context.Context) (newest *table, err error) {
 // past returns the table that a cluster keeps, or nil, and the first of its
 // namespaces.
 func (c *cluster) past(ctx context.Context) (t *table, ids []kv.NamespaceID, err error) {
-	rec, err := c.stored(ctx)
+	rec, err := c.Store.Get(ctx, tableRef, 0)
+	c.note(err)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("read its table of slots: %w", err)
 	}
 	if !rec.Absent() {
 		if t, err = decodeTable(rec.Value); err != nil {
