@@ -607,26 +607,34 @@ func (s *Server) CPU() time.Duration {
 		return 0
 	}
 	pid := s.cmd.Process.Pid
-	ticks := 0
+	sum, err := cpuOfEnded(pid)
 	for _, p := range append(children(pid), pid) {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p))
-		_, rest, ok := strings.Cut(string(text), ") ")
-		fields := strings.Fields(rest)
-		if err != nil || !ok || len(fields) < 15 {
-			continue // it has just ended: its time is the postmaster's children's
-		}
-		of := fields[11:13] // utime, stime
-		if p == pid {
-			of = fields[11:15] // and those of children that have ended
-		}
-		for _, field := range of {
-			n, err := strconv.Atoi(field)
-			if err != nil {
-				s.tb.Fatalf("read the time of process %d: %v", p, err)
-			}
-			ticks += n
+		// One that has just ended is among the ended ones at the next look.
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", p)) // ns on a core, ns waiting for one, times
+		if fields := strings.Fields(string(text)); len(fields) > 0 {
+			ns, _ := strconv.ParseInt(fields[0], 10, 64) // the system's own
+			sum += time.Duration(ns)
 		}
 	}
+	if err != nil {
+		s.tb.Fatalf("processor time of PostgreSQL: %v", err)
+	}
+	return sum
+}
+
+// cpuOfEnded is the processor time of a process's children that have ended.
+func cpuOfEnded(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 15 {
+		return 0, fmt.Errorf("stat of process %d: %q", pid, text)
+	}
+	user, errUser := strconv.Atoi(fields[13])
+	system, errSystem := strconv.Atoi(fields[14])
 	const tick = 10 * time.Millisecond // USER_HZ is 100 on every Linux
-	return time.Duration(ticks) * tick
+	return time.Duration(user+system) * tick, errors.Join(errUser, errSystem)
 }

@@ -1,8 +1,14 @@
 package pgtest
 
 import (
+	"bufio"
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -81,4 +87,50 @@ func shared(t *testing.T, id string) bool {
 		}
 	}
 	return false
+}
+
+// A process that is killed takes its servers with it, a frozen one too.
+func TestKilledProcessLeavesNothing(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "-test.run=^TestServersOfChild$")
+	cmd.Env = append(os.Environ(), childVariable+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(line)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed
+	root, pids := fields[0], fields[1:]
+	gone := until("nothing is left", func() bool {
+		_, err := os.Stat(root)
+		return os.IsNotExist(err) && !slices.ContainsFunc(pids, func(pid string) bool {
+			n, err := strconv.Atoi(pid)
+			return err != nil || alive(n)
+		})
+	})
+	if gone != nil || len(pids) != 2 {
+		t.Errorf("folder %s, servers %v: %v", root, pids, gone)
+	}
+}
+
+const childVariable = "NEARKEY_TEST_PGTEST_CHILD"
+
+// TestServersOfChild is the process of TestKilledProcessLeavesNothing.
+func TestServersOfChild(t *testing.T) {
+	if os.Getenv(childVariable) == "" {
+		t.Skip("only as a child")
+	}
+	running, frozen := Start(t), Start(t)
+	frozen.Stop()
+	fmt.Println(filepath.Dir(running.dir), running.pidFile()[0], frozen.pidFile()[0])
+	select {} // until it is killed
 }

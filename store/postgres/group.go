@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -28,7 +29,7 @@ type group[In, Out any] struct {
 
 type call[In, Out any] struct {
 	in       In
-	deadline time.Time // zero: none
+	deadline time.Time
 	out      Out
 	err      error
 	done     chan struct{} // closed when out or err is set
@@ -38,9 +39,15 @@ func newGroup[In, Out any](flights, seats, bytes int, timeout time.Duration, siz
 	return &group[In, Out]{flights: flights, seats: seats, bytes: bytes, timeout: timeout, size: size, run: run}
 }
 
-// do runs in with those of others. If ctx ends before the answer is there it
-// returns ctx's error, and whether the call had left by then.
-func (g *group[In, Out]) do(ctx context.Context, in In) (out Out, unanswered bool, err error) {
+// errSlow: the answer took longer than a call may.
+var errSlow = errors.New("no answer in time")
+
+// do runs in with those of others. If ctx ends before the answer is there, or the
+// call takes too long, it returns ctx's error or errSlow, and whether the call had
+// left by then.
+func (g *group[In, Out]) do(caller context.Context, in In) (out Out, unanswered bool, err error) {
+	ctx, cancel := context.WithTimeout(caller, g.timeout)
+	defer cancel()
 	c := &call[In, Out]{in: in, done: make(chan struct{})}
 	c.deadline, _ = ctx.Deadline()
 	g.mu.Lock()
@@ -52,19 +59,23 @@ func (g *group[In, Out]) do(ctx context.Context, in In) (out Out, unanswered boo
 	g.mu.Unlock()
 	select {
 	case <-c.done:
-		if c.err != nil && ctx.Err() != nil {
-			return out, false, fmt.Errorf("%w: %w", c.err, ctx.Err())
+		if c.err != nil && caller.Err() != nil {
+			return out, false, fmt.Errorf("%w: %w", c.err, caller.Err())
 		}
 		return c.out, false, c.err
 	case <-ctx.Done():
+	}
+	err = errSlow
+	if caller.Err() != nil {
+		err = caller.Err()
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if i := slices.Index(g.waiting, c); i >= 0 {
 		g.waiting = slices.Delete(g.waiting, i, i+1)
-		return out, false, ctx.Err()
+		return out, false, err
 	}
-	return out, true, ctx.Err()
+	return out, true, err
 }
 
 // fly runs flights until nobody waits.
@@ -128,15 +139,9 @@ const flightGrace = 50 * time.Millisecond
 func (g *group[In, Out]) deadline(calls []*call[In, Out]) time.Time {
 	var latest time.Time
 	for _, c := range calls {
-		if c.deadline.IsZero() {
-			return time.Now().Add(g.timeout)
-		}
 		if c.deadline.After(latest) {
 			latest = c.deadline
 		}
-	}
-	if most := time.Now().Add(g.timeout); latest.After(most) {
-		return most
 	}
 	return latest.Add(flightGrace)
 }

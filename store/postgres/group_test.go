@@ -113,6 +113,33 @@ func TestGroupCallersThatGiveUp(t *testing.T) {
 	})
 }
 
+// Who has no deadline is given one: a queue behind flights that hang does not grow
+// old.
+func TestGroupOfCallersWithoutDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(1, 1, 0, time.Minute, nil, func(ctx context.Context, _ []string) ([]string, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		start, errs := time.Now(), make(chan error, 5)
+		for range 5 {
+			go func() {
+				_, _, err := g.do(t.Context(), "x")
+				errs <- err
+			}()
+		}
+		for range 5 {
+			if err := <-errs; !errors.Is(err, errSlow) {
+				t.Errorf("error %v, want %v", err, errSlow)
+			}
+		}
+		if waited := time.Since(start); waited != time.Minute {
+			t.Errorf("they waited %s", waited)
+		}
+		time.Sleep(2 * flightGrace) // the flight lands
+	})
+}
+
 func TestConcurrentCallsTravelTogether(t *testing.T) {
 	s := mustOpen(t, newURL(t), Options{})
 	const callers = 64

@@ -70,6 +70,9 @@ func (s *Store) getRow(ctx context.Context, ref kv.Ref) (row, error) {
 		return rows[0], nil
 	}
 	r, _, err := s.reads.do(ctx, ref)
+	if errors.Is(err, errSlow) {
+		return row{}, fmt.Errorf("%w: %w", kv.ErrUnavailable, err)
+	}
 	return r, err
 }
 

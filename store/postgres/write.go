@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -39,6 +40,8 @@ func (s *Store) Put(ctx context.Context, ref kv.Ref, rec kv.Record) error {
 	switch {
 	case unanswered:
 		return fmt.Errorf("put: %w: %w", kv.ErrUnknown, err)
+	case errors.Is(err, errSlow):
+		return fmt.Errorf("put: %w: %w", kv.ErrUnavailable, err)
 	case err != nil:
 		return fmt.Errorf("put: %w", err)
 	}
