@@ -89,7 +89,7 @@ func Reserved(id kv.NamespaceID) bool {
 			return false
 		}
 	}
-	return first == 0xff || first == 0xfe
+	return first == 0xff || first == 0xfe || first == notesByte
 }
 
 // namespaceID reads the id of a namespace that may be backed up.

@@ -1,9 +1,11 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -87,8 +89,8 @@ func TestChainEqualsFull(t *testing.T) {
 			if err := equal(records(t, other.store, nsA), s.records); err != nil {
 				t.Errorf("link %d, live %t: %v", i, live, err)
 			}
-			if ids, err := kv.Namespaces(context.Background(), other.store, kv.NamespaceID{}, 10); err != nil || len(ids) != 1 {
-				t.Errorf("link %d: it left namespaces %v, %v", i, ids, err)
+			if ids := other.namespaces(); len(ids) != 1 {
+				t.Errorf("link %d: it left namespaces %v", i, ids)
 			}
 		}
 	}
@@ -112,6 +114,62 @@ func TestLateWritesAreWithinTheMargin(t *testing.T) {
 		if _, there := records(t, other.store, nsA)["late"]; there != (margin == time.Hour) {
 			t.Errorf("margin %s: the late record is there: %t", margin, there)
 		}
+	}
+}
+
+// Records that were put back have versions of long ago: the next incremental
+// snapshot has them all the same, also while or after a restore that was cut off.
+func TestRestoredRecordsAreInTheNextSnapshot(t *testing.T) {
+	w := newWorld(t, memory.New())
+	w.take.Margin = time.Nanosecond
+	w.put(nsA, "a", "1")
+	w.put(nsA, "b", "1")
+	w.put(nsB, "own", "1")
+	w.full(nsA, nsB)
+	state := func() string {
+		t.Helper()
+		other := newWorld(t, memory.New())
+		other.archive = w.archive
+		if _, err := other.bring(PlanOptions{Namespaces: []string{nsB.String()}}, Target{}, nil); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(visible(records(t, other.store, nsB)))
+	}
+	plan, err := w.archive.Plan(context.Background(), PlanOptions{Namespaces: []string{nsA.String()}})
+	w.check(err)
+	var whole bytes.Buffer
+	w.check(w.archive.Send(context.Background(), &whole, plan[0], Target{Namespace: Namespace{ID: nsB.String()}}, nil))
+	for _, n := range []int{whole.Len() - 1, whole.Len()} {
+		in, err := Receive(bytes.NewReader(whole.Bytes()[:n]))
+		w.check(err)
+		if _, err := w.restore.Restore(context.Background(), in, nil); (err == nil) != (n == whole.Len()) {
+			t.Fatal(err)
+		}
+		m := w.more(nsA, nsB)
+		if m.Contents[0].Full() || !m.Contents[1].Full() {
+			t.Errorf("after %d of %d bytes: full snapshots: %t and %t", n, whole.Len(), m.Contents[0].Full(), m.Contents[1].Full())
+		}
+	}
+	if got := state(); got != "map[a:1 b:1 own:1]" {
+		t.Errorf("the chain ends with %s", got)
+	}
+	if m := w.more(nsA, nsB); m.Contents[1].Full() {
+		t.Error("the restore has ended, but there was no incremental snapshot after it")
+	}
+	// One that begins while a snapshot is taken ends the snapshot.
+	restoring := false
+	store := w.store
+	*w.barrier = *NewBarrier(&kvtest.Faulty{Store: store, Inject: func(op kvtest.Op, ref kv.Ref) kvtest.Fault {
+		if op == kvtest.OpList && !restoring {
+			restoring = true
+			w.check(w.restore.note(context.Background(), nsB, noteOpen))
+		}
+		return kvtest.None
+	}})
+	wanted, _, _, err := w.archive.Parents(context.Background(), []Namespace{{ID: nsB.String()}})
+	w.check(err)
+	if err := w.take.Run(context.Background(), wanted, io.Discard); !errors.Is(err, ErrRefused) {
+		t.Errorf("a restore began meanwhile: %v", err)
 	}
 }
 

@@ -111,27 +111,47 @@ type restoring struct {
 }
 
 func (j *restoring) run(ctx context.Context) error {
-	if err := j.sweep(ctx); err != nil {
-		return err
-	}
+	j.tidy(ctx)
 	isEmpty, err := empty(ctx, j.Barrier, j.in.ns)
 	if err != nil {
 		return err
 	}
-	if isEmpty {
-		// A crash leaves a part of the records. Whoever repeats it finds a namespace
-		// that is not empty, and gets the rest.
-		return j.receive(ctx, batch{store: j.Front, ns: j.in.ns})
+	if !isEmpty {
+		if err := j.remembers(); err != nil {
+			return err
+		}
+		if j.in.Target.Rewind {
+			return j.staged(ctx)
+		}
 	}
-	if err := j.remembers(); err != nil {
+	// A crash before the end leaves the note open.
+	if err := j.note(ctx, j.in.ns, noteOpen); err != nil {
 		return err
 	}
+	bring := j.staged
+	if isEmpty {
+		bring = j.direct
+	}
+	if err := bring(ctx); err != nil {
+		return err
+	}
+	return j.note(ctx, j.in.ns, noteClosed)
+}
+
+// direct puts everything into an empty namespace. A crash leaves a part of it: who
+// repeats the restore finds a namespace that is not empty, and gets the rest.
+func (j *restoring) direct(ctx context.Context) error {
+	return j.receive(ctx, batch{store: j.Front, ns: j.in.ns})
+}
+
+// staged composes the state in a namespace of its own and then brings it into the
+// live one. A crash leaves the staging namespace, which a later restore sweeps.
+func (j *restoring) staged(ctx context.Context) error {
 	staging := newStaging(j.now())
 	defer j.drop(ctx, staging)
 	if err := j.receive(ctx, batch{store: j.Barrier, ns: staging}); err != nil {
 		return err
 	}
-	// A crash leaves the staging namespace, which a later restore sweeps.
 	return j.compare(ctx, staging)
 }
 
@@ -153,6 +173,16 @@ func newStaging(now time.Time) (id kv.NamespaceID) {
 	binary.BigEndian.PutUint64(id[4:], uint64(now.Unix()))
 	binary.BigEndian.PutUint32(id[12:], rand.Uint32())
 	return id
+}
+
+// sweepTimeout is how long it may take to look for what earlier restores left.
+const sweepTimeout = 30 * time.Second
+
+// tidy sweeps; what cannot be swept now a later restore sweeps.
+func (j *restoring) tidy(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	_ = j.sweep(ctx)
 }
 
 // sweep drops what earlier restorations left when they were cut off.

@@ -194,6 +194,15 @@ func (s *Snapshotter) namespace(ctx context.Context, want Wanted, out *sender) (
 	if err != nil {
 		return cutInfo{}, err
 	}
+	var restored time.Time
+	if want.Since != "" {
+		if restored, err = s.restored(ctx, ns); err != nil {
+			return cutInfo{}, err
+		}
+	}
+	if !restored.Before(after) { // what was put back is younger than its versions say
+		want.Since, after = "", time.Time{}
+	}
 	if err := out.send(jsonFrame(frameNamespace, want)); err != nil {
 		return cutInfo{}, err
 	}
@@ -211,11 +220,23 @@ func (s *Snapshotter) namespace(ctx context.Context, want Wanted, out *sender) (
 	if err := t.catchUp(ctx, out); err != nil {
 		return cutInfo{}, err
 	}
+	return t.info, errors.Join(t.stands(ctx, restored), out.flushRecords())
+}
+
+// stands returns an error if what was begun to be taken is not enough any more.
+func (t *taking) stands(ctx context.Context, restored time.Time) error {
 	// Deletions may have been forgotten while all this went on.
-	if _, err := s.after(want); err != nil {
-		return cutInfo{}, err
+	if _, err := t.Snapshotter.after(t.want); err != nil {
+		return err
 	}
-	return t.info, out.flushRecords()
+	if t.after.IsZero() {
+		return nil
+	}
+	again, err := t.restored(ctx, t.ns)
+	if err == nil && !again.Equal(restored) {
+		err = fmt.Errorf("%w: records were restored into the namespace meanwhile; repeat the backup", ErrRefused)
+	}
+	return err
 }
 
 // scan reads the namespace once, in the order of its keys.

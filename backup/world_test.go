@@ -156,6 +156,19 @@ func records(t testing.TB, store kv.Store, ns kv.NamespaceID) map[string]kv.Reco
 	}
 }
 
+// namespaces are those that hold records, but for the notes.
+func (w *world) namespaces() (ids []kv.NamespaceID) {
+	w.t.Helper()
+	all, err := kv.Namespaces(context.Background(), w.store, kv.NamespaceID{}, 10)
+	w.check(err)
+	for _, id := range all {
+		if id != noteRef(nsA).Namespace {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // equal reports how two namespaces differ.
 func equal(got, want map[string]kv.Record) error {
 	for key, w := range want {
