@@ -43,7 +43,7 @@ import (
 // Options are what an operator may choose. The zero value works.
 type Options struct {
 	MaxConns    int           // connections of this process to the server at once; 0: 16
-	DialTimeout time.Duration // for a connection to be made, with encryption and password; 0: 5 s
+	DialTimeout time.Duration // for a connection to one host to be made; one that hangs costs it before the next is tried; 0: 5 s
 	Timeout     time.Duration // for one call whose context has no earlier deadline; 0: 10 s
 	SweepEvery  time.Duration // how often Run looks for expired records; 0: 1 s
 	Portable    bool          // leave out what only PostgreSQL has: storage parameters, the change log
