@@ -177,7 +177,7 @@ func TestConcurrentCallsTravelTogether(t *testing.T) {
 // A statement that a deadlock ends is tried again. The other transaction takes the
 // same rows in the other order.
 func TestDeadlockIsTriedAgain(t *testing.T) {
-	server := pgtest.Start(t, "deadlock_timeout=50ms")
+	server := pgtest.Start(t, "deadlock_timeout=2s") // a session looks once: by then the other must wait, too
 	s := mustOpen(t, server.URL(), Options{})
 	writes := func(time int64) []kv.Write {
 		rec := kv.Record{Version: kv.NewVersion(time, 1, 1)}
