@@ -40,6 +40,7 @@ type bench struct {
 	options
 	dir      string
 	out      io.Writer
+	scale    scale // of the storage parts
 	verdicts []verdict
 }
 
@@ -60,6 +61,10 @@ var parts = []part{
 	{"feed", "from an acknowledged write to what 100 tiers answer, at 1,000 changes/s", (*bench).tells},
 	{"day", "far reads of a tier in 24 simulated hours, with the feed and without", (*bench).days},
 	{"near", "memory of a copy, and pauses of the garbage collector, at 1 M copies (with -full 10 M)", (*bench).nears},
+	{"read", "1,000 point reads a second through gateway and proxies, with both providers up and with one frozen", (*bench).pointReads},
+	{"upsert", "writes of 64 callers through store, proxy and gateway beside plain SQL", (*bench).upserts},
+	{"second", "what the second provider costs a get and a put", (*bench).second},
+	{"bulk", "bulk load, bytes per row, crawl, and 100,000 keys reconciled (200,000 pairs, with -full 1 M)", (*bench).bulks},
 }
 
 func main() {
@@ -82,7 +87,10 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir) // a temporary folder: what stays is the system's to clean
-	b := &bench{options: opts, dir: dir, out: out}
+	b := &bench{options: opts, dir: dir, out: out, scale: quickScale}
+	if opts.full {
+		b.scale = fullScale
+	}
 	b.printf("nearkey bench: %d cores, %s, %d rounds of %s, load average %s\n", runtime.NumCPU(), runtime.Version(), opts.rounds, opts.slice, loadAverage())
 	began := time.Now()
 	for _, p := range parts {
