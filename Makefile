@@ -1,4 +1,4 @@
-# Twelve targets, each a line that a person could type.
+# Thirteen targets, each a line that a person could type.
 
 # One set of flags for all, so that what one target compiled the next one finds
 # in the build cache: pebble and sqlite take minutes the first time.
@@ -13,7 +13,7 @@ COUNT    ?= 20
 # The S3 server of the tests; internal/s3test looks for this file.
 VERSITYGW := .cache/tools/versitygw-v1.8.0
 
-.PHONY: build run fleet check test race fuzz sim compat bench demo deps
+.PHONY: build run fleet check test race fuzz sim compat chaos bench demo deps
 .NOTPARALLEL:
 
 build: ## the one static binary, bin/nearkey
@@ -53,11 +53,15 @@ sim: ## the seeded random tests: power losses and fleets for SEEDS seeds, the la
 compat: build deps ## real clients against the real binary
 	cd test/compat && NEARKEY_BIN=$(CURDIR)/bin/nearkey go test -count=1 -timeout 20m ./...
 
+chaos: build deps ## two providers, each part killed, frozen, filled, slowed and cut under load; a verdict for each invariant
+	NEARKEY_BIN=$(CURDIR)/bin/nearkey go run ./test/chaos $(CHAOS)
+
 demo: build deps ## real files through the API, a kill -9 half-way, every byte verified
 	NEARKEY_BIN=$(CURDIR)/bin/nearkey go run ./test/demo
 
 bench: build ## the table of bench/README.md
 	@command -v nginx >/dev/null || { apt-get update && apt-get install -y --no-install-recommends nginx-light; }
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { apt-get update && apt-get install -y --no-install-recommends postgresql; }
 	go build -o bin/bench ./bench
 	./bin/bench $(BENCH)
 

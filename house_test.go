@@ -43,6 +43,8 @@ var dependencies = []dependency{
 	{"github.com/schollz/progressbar/v3", "cmd/nearkey", "progress of export and import on a terminal"},
 	{"golang.org/x/term", "cmd/nearkey", "is this a terminal, and how wide"},
 	{"golang.org/x/sync", "cmd/nearkey", "one group for the server and its long work: the first error ends all"},
+	{"github.com/Shopify/toxiproxy/v2", "test/chaos", "lines between processes that are slow, reset, or black holes"},
+	{"github.com/rs/zerolog", "test/chaos", "toxiproxy's log, to silence it"},
 	{"github.com/rogpeppe/go-internal", "test/script", "command line scenarios as text that a newcomer can read"},
 	{"github.com/cloudflare/cloudflare-go", "test/compat", "a real client, the old API, that must accept our answers"},
 	{"github.com/cloudflare/cloudflare-go/v6", "test/compat", "a real client that must accept our answers"},

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+)
+
+// fault is something that goes wrong, lasts, and is healed.
+type fault struct {
+	name  string
+	short bool // in a short run as well
+	disks bool // needs small disks
+	run   func(ctx context.Context, w *world, hold time.Duration) error
+}
+
+// faults are all there are. One provider is faulty at a time.
+var faults = []fault{
+	{"a: the primary is killed, a standby promoted, the old primary rewound", true, false, failover},
+	{"b: PostgreSQL hangs (SIGSTOP of all its processes)", true, false, postgresHangs(second)},
+	{"a: PostgreSQL hangs, primary and standbys", false, false, postgresHangs(first)},
+	{"b: PostgreSQL is restarted", true, false, postgresRestarts},
+	{"b: PostgreSQL is killed", false, false, postgresKilled},
+	{"a: the S3 server is killed", true, false, blobsKilled},
+	{"b: the S3 server hangs (SIGSTOP)", true, false, blobsHang},
+	{"b: the disk of PostgreSQL is full", true, true, diskFull(second)},
+	{"a: the disk of the S3 server is full", false, true, diskFull(first)},
+	{"a: every line is slow (300 ms, more or less)", true, false, spoiled(first, slow)},
+	{"b: every line is a black hole", true, false, spoiled(second, blackHole)},
+	{"a: connections are reset", true, false, spoiled(first, resetting)},
+	{"b: lines are narrow and close slowly", false, false, spoiled(second, narrow, slowClose)},
+	{"b: every line is cut", false, false, cut},
+	{"nearkey: the centre is killed between answer and repair, b being away", true, false, killedBeforeRepair},
+	{"nearkey: the centre is killed while b is seconds behind", true, false, killedWhileLate},
+	{"nearkey: the centre is killed", false, false, centreKilled},
+	{"nearkey: an edge is killed", true, false, edgeKilled},
+	{"a: a standby loses its power while it is behind, then the primary", false, false, failoverBehind},
+	{"a, then b: a hangs, and as soon as it answers b is killed", true, false, oneAfterTheOther},
+}
+
+func first(w *world) *provider  { return w.a }
+func second(w *world) *provider { return w.b }
+
+type ofWorld = func(*world) *provider
+
+// nemesis makes one fault after the other until the time is over.
+func (w *world) nemesis(ctx context.Context, l *load) error {
+	rng := rand.New(rand.NewPCG(w.seed, 0))
+	var chosen []fault
+	for _, f := range faults {
+		switch {
+		case !strings.Contains(f.name, w.only), w.short && !f.short && w.only == "":
+		case f.disks && !canMount():
+			w.say("left out, for want of root: %s", f.name)
+		default:
+			chosen = append(chosen, f)
+		}
+	}
+	if len(chosen) == 0 {
+		return fmt.Errorf("no fault is named %q", w.only)
+	}
+	for i := 0; i < len(chosen) || time.Since(w.began) < w.duration; i++ {
+		f := chosen[i%len(chosen)]
+		if i >= len(chosen) {
+			f = chosen[rng.IntN(len(chosen))]
+		}
+		if err := w.attempt(ctx, f, l); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	return nil
+}
+
+// attempt makes a fault, heals it, waits for repair, and tells what was seen.
+func (w *world) attempt(ctx context.Context, f fault, l *load) error {
+	pause(ctx, w.hold/8)
+	acked, reads := l.acked.Load(), l.reads.Load()
+	w.watch.since.Store(0)
+	w.say("%s", f.name)
+	if err := f.run(ctx, w, w.hold); err != nil {
+		return err
+	}
+	healed := time.Now()
+	if err := w.awaitUp(ctx); err != nil {
+		return err
+	}
+	up := time.Since(healed)
+	if err := w.awaitRepaired(ctx); err != nil {
+		return err
+	}
+	honest, errs := l.failed()
+	w.say("    healed: all up after %s, repaired after %s, queue at most %d; %d writes acknowledged, %d reads; so far %s, %d while nearkey itself was down",
+		seconds(up), seconds(time.Since(healed)), w.watch.since.Load(), l.acked.Load()-acked, l.reads.Load()-reads, plural(errs, "error"), honest)
+	return ctx.Err()
+}
+
+func failover(ctx context.Context, w *world, hold time.Duration) error {
+	w.a.cluster.KillPrimary()
+	pause(ctx, hold/2)
+	w.a.cluster.Promote()
+	pause(ctx, hold/2)
+	w.a.cluster.Rejoin()
+	return nil
+}
+
+func failoverBehind(ctx context.Context, w *world, hold time.Duration) error {
+	behind := w.a.cluster.Standbys()[0]
+	behind.Stop()
+	pause(ctx, hold/2)
+	w.a.cluster.KillPrimary()
+	behind.Kill()
+	behind.Restart()
+	w.a.cluster.Promote()
+	pause(ctx, hold/2)
+	w.a.cluster.Rejoin()
+	return nil
+}
+
+func postgresHangs(of ofWorld) func(context.Context, *world, time.Duration) error {
+	return func(ctx context.Context, w *world, hold time.Duration) error {
+		nodes := of(w).nodes()
+		for _, node := range nodes {
+			node.Stop()
+		}
+		pause(ctx, hold)
+		for _, node := range nodes {
+			node.Cont()
+		}
+		return nil
+	}
+}
+
+func postgresRestarts(ctx context.Context, w *world, hold time.Duration) error {
+	w.b.single.Restart()
+	pause(ctx, hold/2)
+	w.b.single.Restart()
+	return nil
+}
+
+func postgresKilled(ctx context.Context, w *world, hold time.Duration) error {
+	w.b.single.Kill()
+	pause(ctx, hold)
+	w.b.single.Restart()
+	return nil
+}
+
+func blobsKilled(ctx context.Context, w *world, hold time.Duration) error {
+	w.a.blobs.Kill()
+	pause(ctx, hold)
+	w.a.blobs.Restart()
+	return nil
+}
+
+func blobsHang(ctx context.Context, w *world, hold time.Duration) error {
+	w.b.blobs.Stop()
+	pause(ctx, hold)
+	w.b.blobs.Cont()
+	return nil
+}
+
+func diskFull(of ofWorld) func(context.Context, *world, time.Duration) error {
+	return func(ctx context.Context, w *world, hold time.Duration) error {
+		if err := of(w).disk.fill(); err != nil {
+			return err
+		}
+		pause(ctx, hold)
+		return of(w).disk.free()
+	}
+}
+
+func spoiled(of ofWorld, toxics ...toxic) func(context.Context, *world, time.Duration) error {
+	return func(ctx context.Context, w *world, hold time.Duration) error {
+		if err := each(of(w).lines(), func(l *line) error { return l.spoil(toxics...) }); err != nil {
+			return err
+		}
+		pause(ctx, hold)
+		return each(of(w).lines(), (*line).mend)
+	}
+}
+
+func cut(ctx context.Context, w *world, hold time.Duration) error {
+	for _, l := range w.b.lines() {
+		l.cut()
+	}
+	pause(ctx, hold)
+	return each(w.b.lines(), (*line).mend)
+}
+
+func each(lines []*line, do func(*line) error) error {
+	var errs []error
+	for _, l := range lines {
+		errs = append(errs, do(l))
+	}
+	return errors.Join(errs...)
+}
+
+// killedBeforeRepair: b is away, a alone has what is acknowledged, and the process
+// that knows it is killed, and started before b is back.
+func killedBeforeRepair(ctx context.Context, w *world, hold time.Duration) error {
+	w.b.single.Kill()
+	err := await(ctx, "something waits for repair", func() error {
+		r, err := w.repair(ctx)
+		if err == nil && r.Queue.Depth < 10 {
+			err = fmt.Errorf("%d keys wait", r.Queue.Depth)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.restart(ctx, w.centre, func() {}); err != nil {
+		return err
+	}
+	pause(ctx, hold/2)
+	w.b.single.Restart()
+	return nil
+}
+
+// killedWhileLate: what is acknowledged is on its way to b when the process that
+// sends it is killed.
+func killedWhileLate(ctx context.Context, w *world, hold time.Duration) error {
+	if err := each(w.b.lines(), func(l *line) error { return l.spoil(lagging) }); err != nil {
+		return err
+	}
+	pause(ctx, hold/2)
+	var mended error
+	if err := w.restart(ctx, w.centre, func() { mended = each(w.b.lines(), (*line).mend) }); err != nil {
+		return err
+	}
+	return mended
+}
+
+func centreKilled(ctx context.Context, w *world, hold time.Duration) error {
+	pause(ctx, hold/4)
+	return w.restart(ctx, w.centre, func() { pause(ctx, hold/4) })
+}
+
+func edgeKilled(ctx context.Context, w *world, hold time.Duration) error {
+	pause(ctx, hold/4)
+	return w.restart(ctx, w.edges[len(w.edges)-1], func() { pause(ctx, hold/4) })
+}
+
+// restart kills an entry, does something, starts it, and waits until clients are
+// served through all entries that it stands behind.
+func (w *world) restart(ctx context.Context, e *entry, meanwhile func()) error {
+	e.goes()
+	if err := w.kill(e); err != nil {
+		return err
+	}
+	meanwhile()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	began := time.Now()
+	if err := w.startEntry(ctx, e); err != nil {
+		return err
+	}
+	ready := time.Since(began)
+	served := []*entry{e}
+	if e == w.centre {
+		served = w.entries()
+	}
+	for _, through := range served {
+		if err := await(ctx, "writes through "+through.name, func() error { return w.probe(ctx, through) }); err != nil {
+			return err
+		}
+	}
+	away := e.isBack()
+	w.say("    %s was away for %s; ready %s after its start", e.name, seconds(away), seconds(ready))
+	return nil
+}
+
+// probe writes a key of its own through an entry.
+func (w *world) probe(ctx context.Context, e *entry) error {
+	a, err := w.ask(ctx, e, request{method: "PUT", path: w.valuePath("probe"), body: []byte("probe")})
+	if err == nil && a.status != 200 {
+		err = fmt.Errorf("%s", a)
+	}
+	return err
+}
+
+// oneAfterTheOther: a has no time to get what it missed. What b alone has can not
+// be read then; writes go on, and answers say that they are old.
+func oneAfterTheOther(ctx context.Context, w *world, hold time.Duration) error {
+	for _, node := range w.a.nodes() {
+		node.Stop()
+	}
+	pause(ctx, hold/2)
+	for _, node := range w.a.nodes() {
+		node.Cont()
+	}
+	if err := w.awaitUp(ctx); err != nil {
+		return err
+	}
+	w.b.single.Kill()
+	pause(ctx, hold/2)
+	w.b.single.Restart()
+	return nil
+}
