@@ -75,7 +75,10 @@ var (
 )
 
 // stagingMark begins the ids of namespaces in which something is composed.
-const stagingMark = "\xfd\xfd\xfd\xfd"
+const stagingMark = "\xfb\xfb\xfb\xfb"
+
+// firstReserved is the least of the bytes of which ids consist that are nearkey's own.
+const firstReserved = notesByte
 
 // Reserved reports whether a namespace is one of nearkey's own, which is not
 // backed up: what is in it follows from something else.
@@ -83,13 +86,12 @@ func Reserved(id kv.NamespaceID) bool {
 	if string(id[:len(stagingMark)]) == stagingMark || id == (kv.NamespaceID{}) {
 		return true
 	}
-	first := id[0]
 	for _, b := range id {
-		if b != first {
+		if b != id[0] {
 			return false
 		}
 	}
-	return first == 0xff || first == 0xfe || first == notesByte
+	return id[0] >= firstReserved
 }
 
 // namespaceID reads the id of a namespace that may be backed up.

@@ -289,11 +289,11 @@ func (s damagedStore) Get(ctx context.Context, ref kv.Ref, maxAge time.Duration)
 // nearkey's own namespaces are neither backed up nor restored.
 func TestReservedNamespaces(t *testing.T) {
 	w := newWorld(t, memory.New())
-	var edges, shards kv.NamespaceID
-	for i := range edges {
-		edges[i], shards[i] = 0xff, 0xfe
+	own := []kv.NamespaceID{{}, newStaging(time.Now())}
+	for _, b := range []byte{0xfc, 0xfd, 0xfe, 0xff} {
+		own = append(own, kv.NamespaceID(bytes.Repeat([]byte{b}, 16)))
 	}
-	for _, id := range []kv.NamespaceID{{}, edges, shards, newStaging(time.Now())} {
+	for _, id := range own {
 		if err := w.take.Check(fulls(id)); !errors.Is(err, ErrRefused) {
 			t.Errorf("backup of %s: %v", id, err)
 		}
@@ -302,7 +302,7 @@ func TestReservedNamespaces(t *testing.T) {
 			t.Errorf("restore of %s: %v", id, err)
 		}
 	}
-	for _, id := range []kv.NamespaceID{nsA, {0xff}, {0xfd, 0xfd, 0xfd}, {15: 1}} {
+	for _, id := range []kv.NamespaceID{nsA, {0xff}, {0xfb, 0xfb, 0xfb}, {15: 1}} {
 		if Reserved(id) {
 			t.Errorf("%s is reserved", id)
 		}
