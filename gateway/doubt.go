@@ -139,7 +139,7 @@ func (d *doubt) dropping(ctx context.Context, ns kv.NamespaceID, who mask) error
 func (d *doubt) claimDrop(ns kv.NamespaceID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.busy[ns] || d.drops[ns] == 0 {
+	if d.busy[ns] {
 		return false
 	}
 	d.busy[ns] = true
@@ -177,9 +177,19 @@ func (d *doubt) without(gone mask) {
 // endedInOrder tells the journal that nothing was under way at the end: what it
 // has of the queue and of dirty namespaces is all there is.
 func (d *doubt) endedInOrder(ctx context.Context) error {
+	entries := d.atTheEnd()
+	if len(entries) == 0 {
+		return nil
+	}
+	if err := d.journal.Apply(ctx, entries, true); err != nil {
+		return fmt.Errorf("note that the gateway ended in order: %w", err)
+	}
+	return nil
+}
+
+func (d *doubt) atTheEnd() (entries []Entry) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var entries []Entry
 	for ns := range d.unkept {
 		if who := d.dirty[ns]; who != 0 {
 			entries = append(entries, Entry{Key: keyDoubt + string(ns[:]), Value: []byte{byte(who)}})
@@ -191,11 +201,5 @@ func (d *doubt) endedInOrder(ctx context.Context) error {
 		}
 		entries = append(entries, Entry{Key: keyWritten + string(ns[:])})
 	}
-	if len(entries) == 0 {
-		return nil
-	}
-	if err := d.journal.Apply(ctx, entries, true); err != nil {
-		return fmt.Errorf("note that the gateway ended in order: %w", err)
-	}
-	return nil
+	return entries
 }

@@ -218,7 +218,12 @@ func (g *Gateway) beat(ctx context.Context, m *member, store kv.Store, ns kv.Nam
 	m.mu.Lock()
 	m.pulses[ns] = next
 	m.mu.Unlock()
-	return g.opts.Journal.Apply(ctx, []Entry{{Key: keyPulse + m.name + "/" + string(ns[:]), Value: next.Version[:]}}, false)
+	err = g.opts.Journal.Apply(ctx, []Entry{{Key: keyPulse + m.name + "/" + string(ns[:]), Value: next.Version[:]}}, true)
+	if err != nil && ctx.Err() == nil { // which is no fault of the provider
+		g.opts.Logger.Error("keep the pulse of a provider; if this process ends before the next one is kept it may not be noticed that the provider goes back in time",
+			"provider", m.name, "error", err)
+	}
+	return nil
 }
 
 // wentBack is called when a provider shows an older pulse than it acknowledged.

@@ -285,24 +285,36 @@ type task struct {
 
 // take returns at most n entries of one kind that a repairer can do something
 // about: somebody who lacks the key is up, and somebody to read it from. They are
-// the oldest ones of a part of the queue.
-func (q *queue) take(now time.Time, up, used mask, n int) []task {
-	if q.depth.Load() == 0 {
+// the oldest ones of as many parts of the queue as it takes.
+func (q *queue) take(now time.Time, up, used mask, n int) (tasks []task) {
+	if !q.promising(up, used) {
 		return nil
 	}
 	q.taking.Lock()
 	defer q.taking.Unlock()
-	for i := range queueParts {
-		at := (q.next + i) % queueParts
-		if tasks := q.parts[at].take(now, up, used, n); len(tasks) > 0 {
-			q.next = at + 1
-			return tasks
+	for range queueParts {
+		tasks = q.parts[q.next].take(tasks, now, up, used, n)
+		q.next = (q.next + 1) % queueParts
+		if len(tasks) == n {
+			break
 		}
 	}
-	return nil
+	return tasks
 }
 
-func (p *queuePart) take(now time.Time, up, used mask, n int) []task {
+// promising reports whether something could be done about any key. While a
+// provider is down the queue may be long, and looking through it for nothing costs.
+func (q *queue) promising(up, used mask) bool {
+	for i := range q.counts {
+		if bit := mask(1) << i; q.counts[i].Load() > 0 && (up.has(bit) || !used.has(bit)) {
+			return true
+		}
+	}
+	return false
+}
+
+// take adds entries of the part to tasks, which are of one kind, until there are n.
+func (p *queuePart) take(tasks []task, now time.Time, up, used mask, n int) []task {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var due []task
@@ -314,9 +326,11 @@ func (p *queuePart) take(now time.Time, up, used mask, n int) []task {
 	slices.SortFunc(due, func(a, b task) int {
 		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.ref.Key, b.ref.Key), bytes.Compare(a.ref.Namespace[:], b.ref.Namespace[:]))
 	})
-	tasks := due[:0]
 	for _, t := range due {
-		if len(tasks) < n && t.lacking == due[0].lacking {
+		if len(tasks) == n {
+			break
+		}
+		if len(tasks) == 0 || t.lacking == tasks[0].lacking {
 			p.entries[t.ref].busy = true
 			tasks = append(tasks, t)
 		}

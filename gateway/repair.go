@@ -174,25 +174,33 @@ func (g *Gateway) bring(ctx context.Context, m *member, refs []kv.Ref, newest, h
 
 // dropLate drops namespaces from members that could not do so when asked.
 func (g *Gateway) dropLate(ctx context.Context) {
-	drops := g.doubt.toDrop()
-	for _, ns := range inOrder(drops) {
-		who := drops[ns]
-		var able []*member
-		for _, m := range g.with(used...) {
-			if who.has(m.bit) && m.store.Up() {
-				able = append(able, m)
-			}
-		}
-		if len(able) == 0 || !g.doubt.claimDrop(ns) {
+	for _, ns := range inOrder(g.doubt.toDrop()) {
+		if !g.doubt.claimDrop(ns) {
 			continue
 		}
-		_, done, err := g.dropFrom(ctx, ns, able)
-		g.queue.forgetAll(ns)
-		err = errors.Join(err, g.doubt.dropping(ctx, ns, who&^done))
+		err := g.dropNow(ctx, ns)
 		g.doubt.releaseDrop(ns)
 		if err != nil && ctx.Err() == nil {
 			g.opts.Logger.Warn("drop a namespace from a provider; it is tried again", "namespace", ns, "error", err)
 			sleep(ctx, repairLook)
 		}
 	}
+}
+
+// dropNow drops a namespace from those who are up and have not done so. It is
+// called by who has the claim.
+func (g *Gateway) dropNow(ctx context.Context, ns kv.NamespaceID) error {
+	who := g.doubt.toDrop()[ns]
+	var able []*member
+	for _, m := range g.with(used...) {
+		if who.has(m.bit) && m.store.Up() {
+			able = append(able, m)
+		}
+	}
+	if len(able) == 0 {
+		return nil
+	}
+	_, done, err := g.dropFrom(ctx, ns, able)
+	g.queue.forgetAll(ns)
+	return errors.Join(err, g.doubt.dropping(ctx, ns, who&^done))
 }

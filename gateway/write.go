@@ -182,7 +182,7 @@ func (w *written) err(doing string) error {
 		return fmt.Errorf("%s: acknowledged by %d of %d providers, and the namespace wants all: %w: %w", doing, have.count(), w.counting.count(), kv.ErrUnknown, all)
 	case w.left == 0 && same(w.errs):
 		return fmt.Errorf("%s: %w", doing, all)
-	case w.maybe || w.left != 0:
+	case w.maybe || w.left != 0 || w.have != 0: // one that is being filled may have it
 		return fmt.Errorf("%s: %w: %w", doing, kv.ErrUnknown, all)
 	}
 	return fmt.Errorf("%s: %w: %w", doing, kv.ErrUnavailable, all)
@@ -263,14 +263,17 @@ const settleWait = 2 * time.Second
 // Drop implements the ability of kv.Drop. It succeeds when one active provider has
 // dropped the namespace; the others do so when they can.
 func (g *Gateway) Drop(ctx context.Context, ns kv.NamespaceID) error {
+	for !g.doubt.claimDrop(ns) { // it is being dropped already
+		sleep(ctx, backOffLeast)
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("drop namespace %s: %w", ns, err)
+		}
+	}
+	defer g.doubt.releaseDrop(ns)
 	members := g.with(used...)
 	if err := g.doubt.dropping(ctx, ns, maskOf(members)); err != nil {
 		return fmt.Errorf("drop namespace %s: %w", ns, err)
 	}
-	if !g.doubt.claimDrop(ns) {
-		return fmt.Errorf("drop namespace %s: it is being dropped already: %w", ns, kv.ErrUnavailable)
-	}
-	defer g.doubt.releaseDrop(ns)
 	g.settle(ctx, &ns)
 	left, done, err := g.dropFrom(ctx, ns, members)
 	g.queue.forgetAll(ns)
