@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"syscall"
@@ -33,6 +34,7 @@ type options struct {
 	rounds         int           // of each measurement
 	slice          time.Duration // of each round
 	memoryMiB      int           // the bound that nearkey is given
+	profile        string        // the file of this process's CPU profile; empty: none
 }
 
 // bench is one run.
@@ -92,6 +94,17 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		b.scale = fullScale
 	}
 	b.printf("nearkey bench: %d cores, %s, %d rounds of %s, load average %s\n", runtime.NumCPU(), runtime.Version(), opts.rounds, opts.slice, loadAverage())
+	if opts.profile != "" {
+		file, err := os.Create(opts.profile)
+		if err != nil {
+			return err
+		}
+		defer file.Close() // a profile that was cut says so when it is read
+		if err := pprof.StartCPUProfile(file); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	began := time.Now()
 	for _, p := range parts {
 		if !slices.Contains(opts.parts, p.name) {
@@ -120,6 +133,7 @@ func parse(args []string) (options, error) {
 	flags.BoolVar(&opts.full, "full", false, "also 5 million keys, 10 million copies, a busier day and half a minute of news: many minutes more")
 	flags.IntVar(&opts.rounds, "rounds", 5, "rounds of each measurement; the median counts")
 	flags.DurationVar(&opts.slice, "slice", 2*time.Second, "length of a round")
+	flags.StringVar(&opts.profile, "cpuprofile", "", "the file for a CPU profile of this process")
 	flags.IntVar(&opts.memoryMiB, "memory", 512, "the memory that nearkey may have, MiB")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err

@@ -32,7 +32,8 @@ const (
 	chunkPairs      = 1000 // consecutive keys are of one namespace: those of a bulk write
 	bulkLoaders     = 4
 	settleWithin    = 10 * time.Minute // for a plane to have everything in both providers
-	settleLook      = 2 * time.Millisecond
+	settleLook      = time.Millisecond // at first: a look through a long queue costs
+	settleLookMost  = 50 * time.Millisecond
 	maxUnderWay     = 4096 // reads of a fixed rate at once
 )
 
@@ -247,13 +248,12 @@ func (p *plane) close() error {
 
 // await polls for a condition.
 func (p *plane) await(ctx context.Context, what string, met func() bool) error {
-	tick := time.NewTicker(settleLook)
-	defer tick.Stop()
-	for deadline := time.Now().Add(settleWithin); !met(); {
+	look := settleLook
+	for deadline := time.Now().Add(settleWithin); !met(); look = min(2*look, settleLookMost) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-tick.C:
+		case <-time.After(look):
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("%s: not so after %s: %+v", what, settleWithin, p.gateway.Status())

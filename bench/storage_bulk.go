@@ -159,7 +159,10 @@ func (p *plane) verify(ctx context.Context) error {
 func (b *bench) catchUp(ctx context.Context, p *plane) error {
 	frozen := p.servers[1]
 	frozen.Stop()
-	_, err := p.bulk(ctx, p.gateway, 0, b.scale.drifted)
+	err := p.await(ctx, "notice that a server is frozen", func() bool { return !p.gateway.Status().Providers[1].Up })
+	if err == nil {
+		_, err = p.bulk(ctx, p.gateway, 0, b.scale.drifted)
+	}
 	if err != nil {
 		frozen.Cont()
 		return err

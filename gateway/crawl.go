@@ -366,35 +366,46 @@ func (g *Gateway) forget(ctx context.Context, members []*member, tombs []kv.Tomb
 	return nil
 }
 
-// confirm returns the rows in which members still differ after a moment, and of
-// which the queue does not know already.
+// confirm returns the rows in which members differ and of which the queue does not
+// know already. Those whose version is so young that it may be under way are looked
+// at again after a moment.
 func (g *Gateway) confirm(ctx context.Context, ns kv.NamespaceID, members []*member, rows []row) ([]row, error) {
-	if len(rows) == 0 {
-		return nil, nil
-	}
-	sleep(ctx, confirmAfter)
-	found := rows[:0]
-	for len(rows) > 0 {
-		// One page a time that holds the rows and little else.
-		n := min(len(rows), crawlPage)
-		wanted := map[string]bool{}
-		for _, r := range rows[:n] {
-			wanted[r.key] = true
-		}
-		again, err := g.listAgain(ctx, ns, members, rows[0].key, rows[n-1].key, wanted)
-		if err != nil {
-			return nil, err
-		}
-		rows = rows[n:]
-		for _, r := range again {
-			ref := kv.Ref{Namespace: ns, Key: r.key}
-			if known, want, _ := g.queue.lacks(ref); known&r.lacking == r.lacking && want.Compare(r.newest.Version) >= 0 {
-				continue
-			}
+	found, young := rows[:0], []row(nil)
+	for _, r := range rows {
+		if time.Since(r.newest.Version.Time()) < settleAfter {
+			young = append(young, r)
+		} else if !g.knows(ns, r) {
 			found = append(found, r)
 		}
 	}
+	if len(young) > 0 {
+		sleep(ctx, confirmAfter)
+	}
+	for len(young) > 0 {
+		// One page a time that holds the rows and little else.
+		n := min(len(young), crawlPage)
+		wanted := map[string]bool{}
+		for _, r := range young[:n] {
+			wanted[r.key] = true
+		}
+		again, err := g.listAgain(ctx, ns, members, young[0].key, young[n-1].key, wanted)
+		if err != nil {
+			return nil, err
+		}
+		young = young[n:]
+		for _, r := range again {
+			if !g.knows(ns, r) {
+				found = append(found, r)
+			}
+		}
+	}
 	return found, nil
+}
+
+// knows reports whether the queue knows of what a row lacks.
+func (g *Gateway) knows(ns kv.NamespaceID, r row) bool {
+	lacking, want, _ := g.queue.lacks(kv.Ref{Namespace: ns, Key: r.key})
+	return lacking&r.lacking == r.lacking && want.Compare(r.newest.Version) >= 0
 }
 
 // listAgain compares the keys from first to last again, and returns those of the
