@@ -65,14 +65,14 @@ bench: build ## the table of bench/README.md
 	go build -o bin/bench ./bench
 	./bin/bench $(BENCH)
 
-deps: test/compat/node_modules/.package-lock.json $(VERSITYGW) ## what the tests need beyond Go
+deps: test/compat/node_modules/.package-lock.json test/workerd/node_modules/.package-lock.json $(VERSITYGW) ## what the tests need beyond Go
 	@command -v curl >/dev/null || { apt-get update && apt-get install -y --no-install-recommends curl; }
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { apt-get update && apt-get install -y --no-install-recommends postgresql; }
 	@command -v cc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
 
-test/compat/node_modules/.package-lock.json: test/compat/package-lock.json
+test/%/node_modules/.package-lock.json: test/%/package-lock.json
 	@command -v npm >/dev/null || { echo "make: the tests need Node.js 20 or newer with npm"; exit 1; }
-	cd test/compat && npm ci --no-fund --no-audit
+	cd test/$* && npm ci --no-fund --no-audit
 	@touch $@
 
 $(VERSITYGW):
