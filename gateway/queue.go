@@ -163,6 +163,17 @@ func (b *batch) fails(ref kv.Ref, v kv.Version, who mask) {
 	})
 }
 
+// missing notes that members do not have a version that they were thought to have.
+func (b *batch) missing(ref kv.Ref, v kv.Version, who mask) {
+	b.change(ref, func(e *entry) {
+		if v == e.want {
+			e.lacking |= who
+			e.failed |= who
+			e.parked = true
+		}
+	})
+}
+
 // unsure notes a version of which it is not known who has it, if anybody.
 func (b *batch) unsure(ref kv.Ref, v kv.Version, all mask) {
 	b.change(ref, func(e *entry) {

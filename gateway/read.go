@@ -19,7 +19,8 @@ func (g *Gateway) Get(ctx context.Context, ref kv.Ref, maxAge time.Duration) (kv
 }
 
 // GetAnswer implements the ability of kv.GetAnswer. An answer that is known to be
-// older than what was acknowledged is kv.Stale, of the age since then.
+// older than what was acknowledged is kv.Stale, of the age since then; so is one that
+// may be, since those who would know do not answer.
 func (g *Gateway) GetAnswer(ctx context.Context, ref kv.Ref, _ time.Duration) (kv.Answer, error) {
 	answers, err := g.read(ctx, "get", []kv.Ref{ref})
 	if err != nil {
@@ -229,13 +230,41 @@ func (r *reading) conclusive() bool { return r.open == 0 }
 // answers is what the caller gets.
 func (r *reading) answers() []kv.Answer {
 	all := make([]kv.Answer, len(r.refs))
+	doubted := r.doubted()
 	for i, rec := range r.best {
 		all[i].Record = rec
 		if rec.Version.Compare(r.want[i]) < 0 {
 			all[i].Cache, all[i].Age = kv.Stale, max(0, time.Since(r.since[i]))
 		}
+		believed := r.answered &^ (doubted | r.g.doubt.of(r.refs[i].Namespace))
+		if believed == 0 && (r.answered != maskOf(r.members) || doubted.has(r.gone())) {
+			all[i].Cache, all[i].Age = kv.Stale, max(all[i].Age, ageOf(rec))
+		}
 	}
 	return all
+}
+
+// doubted is the members that are not believed, or not any more.
+func (r *reading) doubted() mask {
+	doubted := r.gone()
+	for _, m := range r.members {
+		if m.distrusted.Load() {
+			doubted |= m.bit
+		}
+	}
+	return doubted
+}
+
+// gone is the members that have been taken out of service since they were asked.
+func (r *reading) gone() mask { return maskOf(r.members) &^ r.g.mask(asked...) }
+
+// ageOf bounds the age of a record of which it is not known whether there are newer
+// ones: those that came before it are older.
+func ageOf(rec kv.Record) time.Duration {
+	if rec.Absent() {
+		return time.Since(time.Unix(0, 0))
+	}
+	return max(0, time.Since(rec.Version.Time()))
 }
 
 func isDamaged(err error) bool { return errors.Is(err, kv.ErrDamaged) }

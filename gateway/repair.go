@@ -92,10 +92,7 @@ func (g *Gateway) repairBatch(ctx context.Context, tasks []task, bounded bool) e
 			newest[i] = kv.Merge(newest[i], of[i])
 		}
 	}
-	done := make([]bool, len(tasks))
-	for i := range tasks {
-		done[i] = (read|lacking&up) == maskOf(inUse) && tasks[i].want.Compare(newest[i].Version) <= 0
-	}
+	done := g.settledBy(tasks, newest, maskOf(inUse), read, lacking&up, len(recs) == len(inUse))
 	for _, m := range inUse {
 		if !up.has(m.bit) {
 			continue
@@ -109,6 +106,29 @@ func (g *Gateway) repairBatch(ctx context.Context, tasks []task, bounded bool) e
 		g.queue.gone(t, done[i])
 	}
 	return nil
+}
+
+// settledBy tells the keys that need nothing more when the newest records that were
+// read are brought to those who lack them. A version that those do not have who were
+// thought to is looked for at all; if none of them has it, it was lost by one who has
+// gone back in time or was removed, and the newest that is left takes its place.
+func (g *Gateway) settledBy(tasks []task, newest []kv.Record, inUse, read, lacking mask, all bool) []bool {
+	done := make([]bool, len(tasks))
+	b := g.queue.batch()
+	defer b.end()
+	for i, t := range tasks {
+		done[i] = read|lacking == inUse
+		if t.want.Compare(newest[i].Version) <= 0 {
+			continue
+		}
+		if done[i] = all; !all {
+			b.missing(t.ref, t.want, read)
+			continue
+		}
+		g.opts.Logger.Error("a write that was acknowledged is lost: no provider has it any more",
+			"namespace", t.ref.Namespace, "key", t.ref.Key, "version", t.want, "left", newest[i].Version)
+	}
+	return done
 }
 
 // readForRepair reads keys from those who have them, or, if nobody is certain to,

@@ -180,7 +180,7 @@ func (w *written) err(doing string) error {
 	switch {
 	case have != 0:
 		return fmt.Errorf("%s: acknowledged by %d of %d providers, and the namespace wants all: %w: %w", doing, have.count(), w.counting.count(), kv.ErrUnknown, all)
-	case w.left == 0 && same(w.errs):
+	case w.left|w.have == 0 && same(w.errs):
 		return fmt.Errorf("%s: %w", doing, all)
 	case w.maybe || w.left != 0 || w.have != 0: // one that is being filled may have it
 		return fmt.Errorf("%s: %w: %w", doing, kv.ErrUnknown, all)

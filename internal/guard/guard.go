@@ -66,6 +66,7 @@ type Guard struct {
 
 	mu     sync.Mutex // guards the rest
 	calls  list       // under way, the oldest first
+	long   list       // under way, of those that may take long
 	down   bool
 	since  time.Time // of the present state
 	reason error     // of the last failure
@@ -105,7 +106,7 @@ func (g *Guard) Stats() Stats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return Stats{
-		Up: !g.down, Since: g.since, Err: g.reason, Latency: g.late, UnderWay: g.calls.n,
+		Up: !g.down, Since: g.since, Err: g.reason, Latency: g.late, UnderWay: g.calls.n + g.long.n,
 		Calls: g.counts.calls.Load(), Failures: g.counts.failures.Load(),
 		Timeouts: g.counts.timeouts.Load(), Skipped: g.counts.skipped.Load(),
 	}
@@ -131,14 +132,36 @@ func (g *Guard) do(ctx context.Context, deadline time.Duration, unsure error, f 
 	own, end := context.WithCancelCause(own)
 	defer end(nil)
 	c := &call{began: time.Now(), end: end}
-	if err := g.enter(c); err != nil {
+	if err := g.enter(&g.calls, c); err != nil {
 		return err
 	}
 	return g.leave(ctx, own, c, f(own), unsure)
 }
 
+// doLong makes a call that may take long, so that it says nothing about the store's
+// health. It is ended when the store goes down: otherwise one request that was lost
+// on its way would hold who waits for it until the deadline.
+func (g *Guard) doLong(ctx context.Context, deadline time.Duration, unsure error, f func(ctx context.Context) error) error {
+	own, cancel := context.WithTimeoutCause(ctx, deadline, errLate)
+	defer cancel()
+	own, end := context.WithCancelCause(own)
+	defer end(nil)
+	c := &call{began: time.Now(), end: end}
+	if err := g.enter(&g.long, c); err != nil {
+		return err
+	}
+	err := f(own)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.long.remove(c)
+	if cause := context.Cause(own); err != nil && (errors.Is(cause, errLate) || errors.Is(cause, errDown)) {
+		return fmt.Errorf("%s: %w: %w", g.opts.Name, unsure, cause)
+	}
+	return err
+}
+
 // enter refuses a call while the store is down.
-func (g *Guard) enter(c *call) error {
+func (g *Guard) enter(to *list, c *call) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.counts.calls.Add(1)
@@ -146,7 +169,7 @@ func (g *Guard) enter(c *call) error {
 		g.counts.skipped.Add(1)
 		return &DownError{Name: g.opts.Name, Since: g.since, Reason: g.reason}
 	}
-	g.calls.push(c)
+	to.push(c)
 	return nil
 }
 
@@ -221,8 +244,10 @@ func (g *Guard) fall(reason error) {
 		return
 	}
 	g.down, g.since = true, time.Now()
-	for c := g.calls.first; c != nil; c = c.next {
-		c.end(errDown)
+	for _, calls := range []list{g.calls, g.long} {
+		for c := calls.first; c != nil; c = c.next {
+			c.end(errDown)
+		}
 	}
 }
 

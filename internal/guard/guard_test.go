@@ -66,6 +66,14 @@ func (h *hung) Put(ctx context.Context, ref kv.Ref, rec kv.Record) error {
 	return h.Store.Put(ctx, ref, rec)
 }
 
+// Drop implements the ability of kv.Drop.
+func (h *hung) Drop(ctx context.Context, ns kv.NamespaceID) error {
+	if err := h.wait(ctx); err != nil {
+		return err
+	}
+	return h.Store.Drop(ctx, ns)
+}
+
 var (
 	ref = kv.Ref{Namespace: kv.NamespaceID{1}, Key: "k"}
 	rec = kv.Record{Version: kv.NewVersion(1, 1, 1), Value: []byte("v")}
@@ -203,4 +211,24 @@ func TestRefusals(t *testing.T) {
 	if st := g.Stats(); !st.Up || st.Failures != 100 || st.Skipped != 0 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// A Drop may take long, and does not if the store is down.
+func TestDrop(t *testing.T) {
+	running(t, func(t *testing.T, h *hung, g *guard.Store, _ *[]bool) {
+		h.stop(true)
+		began := time.Now()
+		if err := g.Drop(t.Context(), ref.Namespace); !errors.Is(err, kv.ErrUnknown) || time.Since(began) > 3*time.Second {
+			t.Errorf("drop of a store that hangs: %v after %v", err, time.Since(began))
+		}
+		var down *guard.DownError
+		if err := g.Drop(t.Context(), ref.Namespace); !errors.As(err, &down) {
+			t.Errorf("drop of a store that is down: %v", err)
+		}
+		h.stop(false)
+		time.Sleep(3 * time.Second)
+		if err := g.Drop(t.Context(), ref.Namespace); err != nil {
+			t.Errorf("drop: %v", err)
+		}
+	})
 }

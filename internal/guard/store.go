@@ -77,15 +77,11 @@ func (s *Store) Forget(ctx context.Context, tombs []kv.Tomb) error {
 }
 
 // Drop implements the ability of kv.Drop. It may take long and says nothing about
-// the store's health meanwhile.
+// the store's health meanwhile; it is ended when the store goes down.
 func (s *Store) Drop(ctx context.Context, ns kv.NamespaceID) error {
-	if !s.Up() {
-		st := s.Stats()
-		return &DownError{Name: s.opts.Name, Since: st.Since, Reason: st.Err}
-	}
-	ctx, cancel := context.WithTimeout(ctx, s.opts.DropDeadline)
-	defer cancel()
-	return kv.Drop(ctx, s.store, ns)
+	return s.doLong(ctx, s.opts.DropDeadline, kv.ErrUnknown, func(ctx context.Context) error {
+		return kv.Drop(ctx, s.store, ns)
+	})
 }
 
 // Namespaces implements the ability of kv.Namespaces.
