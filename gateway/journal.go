@@ -149,20 +149,23 @@ func (g *Gateway) place(keeps map[string]kept) error {
 	return nil
 }
 
-// begun makes the states of members durable that the journal did not have.
+// begun makes the states of members durable that the journal did not have: of all
+// at once, since it takes those for new that it does not know when it knows others.
 func (g *Gateway) begun(ctx context.Context) error {
 	if g.admin.take(ctx) != nil {
 		return nil
 	}
 	defer g.admin.give()
+	var entries []Entry
 	for _, m := range g.members {
-		err := g.keep(ctx, m, m.kept)
-		if ctx.Err() != nil {
-			return nil
-		}
+		e, err := m.entry(m.kept)
 		if err != nil {
 			return err
 		}
+		entries = append(entries, e)
+	}
+	if err := g.opts.Journal.Apply(ctx, entries, true); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("keep the states of the providers: %w", err)
 	}
 	return nil
 }

@@ -114,16 +114,25 @@ type kept struct {
 // held.
 func (g *Gateway) keep(ctx context.Context, m *member, k kept) error {
 	k.Bit = m.bit
-	data, err := json.Marshal(k)
+	e, err := m.entry(k)
 	if err != nil {
-		return fmt.Errorf("keep the state of provider %s: %w", m.name, err)
+		return err
 	}
-	if err := g.opts.Journal.Apply(ctx, []Entry{{Key: keyMember + m.name, Value: data}}, true); err != nil {
+	if err := g.opts.Journal.Apply(ctx, []Entry{e}, true); err != nil {
 		return fmt.Errorf("keep the state of provider %s: %w", m.name, err)
 	}
 	m.is(k)
 	g.changed.Fire()
 	return nil
+}
+
+// entry is how the journal keeps a member.
+func (m *member) entry(k kept) (Entry, error) {
+	data, err := json.Marshal(k)
+	if err != nil {
+		return Entry{}, fmt.Errorf("keep the state of provider %s: %w", m.name, err)
+	}
+	return Entry{Key: keyMember + m.name, Value: data}, nil
 }
 
 // is makes the member what is kept of it.

@@ -163,10 +163,10 @@ func (b *batch) fails(ref kv.Ref, v kv.Version, who mask) {
 	})
 }
 
-// missing notes that members do not have a version that they were thought to have.
-func (b *batch) missing(ref kv.Ref, v kv.Version, who mask) {
-	b.change(ref, func(e *entry) {
-		if v == e.want {
+// missing notes that members do not have what they were thought to have.
+func (b *batch) missing(t task, who mask) {
+	b.change(t.ref, func(e *entry) {
+		if t.want == e.want && t.unsure == e.unsure {
 			e.lacking |= who
 			e.failed |= who
 			e.parked = true

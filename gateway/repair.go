@@ -118,11 +118,14 @@ func (g *Gateway) settledBy(tasks []task, newest []kv.Record, inUse, read, lacki
 	defer b.end()
 	for i, t := range tasks {
 		done[i] = read|lacking == inUse
-		if t.want.Compare(newest[i].Version) <= 0 {
+		if t.want.Compare(newest[i].Version) <= 0 && t.unsure.Compare(newest[i].Version) <= 0 {
 			continue
 		}
 		if done[i] = all; !all {
-			b.missing(t.ref, t.want, read)
+			b.missing(t, read)
+			continue
+		}
+		if t.want.Compare(newest[i].Version) <= 0 { // what was unsure is nowhere
 			continue
 		}
 		g.opts.Logger.Error("a write that was acknowledged is lost: no provider has it any more",

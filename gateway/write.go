@@ -121,10 +121,14 @@ func putAll(ctx context.Context, store *guard.Store, writes []kv.Write) error {
 // decided reports whether enough is known for an answer.
 func (w *written) decided() bool {
 	if w.both {
-		return w.failed.has(w.counting)
+		return w.failed.has(w.counts())
 	}
-	return w.have.has(w.counting)
+	return w.have.has(w.counts())
 }
+
+// counts is whose acknowledgement counts: of those who were active when the write
+// began, those who have not been taken out of service since.
+func (w *written) counts() mask { return w.counting & w.g.mask(asked...) }
 
 // take notes an outcome.
 func (w *written) take(o outcome) {
@@ -139,7 +143,7 @@ func (w *written) take(o outcome) {
 	q := w.g.queue.batch()
 	defer q.end()
 	switch {
-	case !w.noted && w.have.has(w.counting):
+	case !w.noted && w.have.has(w.counts()):
 		w.noted = true
 		for i := range w.writes {
 			q.acked(w.writes[i].Ref, w.writes[i].Record.Version, w.have, w.left, w.failed)
@@ -172,14 +176,15 @@ func definite(err error) bool {
 
 // err is the answer to the writer.
 func (w *written) err(doing string) error {
-	have := w.have & w.counting
-	if have == w.counting || have != 0 && !w.both {
+	counts := w.counts()
+	have := w.have & counts
+	if have != 0 && (have == counts || !w.both) {
 		return nil
 	}
 	all := errors.Join(w.errs...)
 	switch {
 	case have != 0:
-		return fmt.Errorf("%s: acknowledged by %d of %d providers, and the namespace wants all: %w: %w", doing, have.count(), w.counting.count(), kv.ErrUnknown, all)
+		return fmt.Errorf("%s: acknowledged by %d of %d providers, and the namespace wants all: %w: %w", doing, have.count(), counts.count(), kv.ErrUnknown, all)
 	case w.left|w.have == 0 && same(w.errs):
 		return fmt.Errorf("%s: %w", doing, all)
 	case w.maybe || w.left != 0 || w.have != 0: // one that is being filled may have it
