@@ -103,7 +103,7 @@ func (t *Tier) land(f *flight, a kv.Answer, err error) {
 // fill keeps near what a far read brought.
 func (t *Tier) fill(f *flight) {
 	t.near.Compute(f.ref, func(old *copied, found bool) (*copied, otter.ComputeOp) {
-		c := &copied{rec: f.rec, asOf: f.asOf, held: true}
+		c := &copied{rec: f.rec, asOf: f.asOf, held: true, deaf: f.cache == kv.Stale}
 		above := (*floor)(nil).raise(f.floor.known, f.floor.promised)
 		if found && old.floor != nil {
 			above = above.raise(old.floor.known, old.floor.promised)

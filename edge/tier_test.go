@@ -356,6 +356,37 @@ func TestStaleOfFarIsMarked(t *testing.T) {
 	})
 }
 
+// The feed has told of what superseded a stale answer before the answer was here:
+// it does not vouch for it.
+func TestAStaleAnswerOfFarIsNotHelpedByTheFeed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		far := &counted{Store: memory.New()}
+		regional := New(far, Options{})
+		tier := New(regional, Options{})
+		regional.Current(time.Now())
+		tier.Current(time.Now())
+		mustPut(t, far.Store, record(1, "one"))
+		if _, err := regional.Get(context.Background(), ref, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		far.fail.Store(true)
+		for _, sink := range []*Tier{regional, tier} {
+			sink.Changed([]kv.Change{{Ref: ref, Version: version(2)}})
+			sink.Current(time.Now())
+		}
+		for range 3 {
+			a, err := tier.GetAnswer(context.Background(), ref, time.Second)
+			if err != nil || a.Cache != kv.Stale || a.Age != time.Minute {
+				t.Errorf("%q, %s, age %s, %v", a.Value, a.Cache, a.Age, err)
+			}
+		}
+		mustPut(t, far.Store, record(2, "two"))
+		far.fail.Store(false)
+		expectGet(t, tier, far, time.Second, "two", kv.Expired, 5)
+	})
+}
+
 func TestHotCopiesAreRefreshedBehindTheReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		far := &counted{Store: memory.New()}
