@@ -192,11 +192,33 @@ func (g *Gateway) leave(ctx context.Context, m *member) (stay func(), err error)
 	}
 	stay = func() { m.state.CompareAndSwap(leaving, active) }
 	g.settle(ctx, nil)
-	if n := g.queue.only(m.bit, g.mask(asked...)); n > 0 {
+	if err := g.spare(m); err != nil {
 		stay()
-		return nil, fmt.Errorf("%w: %d keys of the repair queue are there alone; wait until the queue is empty", ErrRefused, n)
+		return nil, err
 	}
 	return stay, nil
+}
+
+// spare returns nil if all that a member has acknowledged can be had from others:
+// neither the queue nor a doubt says that they may lack it.
+func (g *Gateway) spare(m *member) error {
+	all := g.mask(asked...)
+	if n := g.queue.only(m.bit, all); n > 0 {
+		return fmt.Errorf("%w: %d keys of the repair queue are there alone; wait until the queue is empty", ErrRefused, n)
+	}
+	believed := all &^ m.bit
+	for _, o := range g.members {
+		if o.distrusted.Load() {
+			believed &^= o.bit
+		}
+	}
+	if believed == 0 {
+		return fmt.Errorf("%w: the others are not trusted; wait until a crawl has compared everything", ErrRefused)
+	}
+	if n := g.doubt.only(believed); n > 0 {
+		return fmt.Errorf("%w: %d namespaces wait for a crawl, and the others may lack what is there; wait until it is done", ErrRefused, n)
+	}
+	return nil
 }
 
 // Promote makes a provider active that has been filled.

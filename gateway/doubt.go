@@ -92,6 +92,18 @@ func (d *doubt) waiting() map[kv.NamespaceID]uint64 {
 	return all
 }
 
+// only counts the namespaces about which none of some members is believed.
+func (d *doubt) only(members mask) (namespaces int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, doubted := range d.dirty {
+		if members&^doubted == 0 {
+			namespaces++
+		}
+	}
+	return namespaces
+}
+
 // cleared says that a crawl has compared a namespace that was as dirty as told.
 func (d *doubt) cleared(ctx context.Context, ns kv.NamespaceID, told uint64) error {
 	d.mu.Lock()

@@ -237,16 +237,16 @@ func (r *reading) answers() []kv.Answer {
 			all[i].Cache, all[i].Age = kv.Stale, max(0, time.Since(r.since[i]))
 		}
 		believed := r.answered &^ (doubted | r.g.doubt.of(r.refs[i].Namespace))
-		if believed == 0 && (r.answered != maskOf(r.members) || doubted.has(r.gone())) {
+		if believed == 0 && r.g.mask(used...)&^r.answered != 0 { // if all have answered nobody knows better
 			all[i].Cache, all[i].Age = kv.Stale, max(all[i].Age, ageOf(rec))
 		}
 	}
 	return all
 }
 
-// doubted is the members that are not believed, or not any more.
+// doubted is the members that are not believed alone, or not any more.
 func (r *reading) doubted() mask {
-	doubted := r.gone()
+	doubted := maskOf(r.members) &^ r.g.mask(asked...)
 	for _, m := range r.members {
 		if m.distrusted.Load() {
 			doubted |= m.bit
@@ -254,9 +254,6 @@ func (r *reading) doubted() mask {
 	}
 	return doubted
 }
-
-// gone is the members that have been taken out of service since they were asked.
-func (r *reading) gone() mask { return maskOf(r.members) &^ r.g.mask(asked...) }
 
 // ageOf bounds the age of a record of which it is not known whether there are newer
 // ones: those that came before it are older.
