@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/stack"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -169,6 +170,7 @@ func (r *reading) askOne(ctx context.Context, m *member, refs []kv.Ref) {
 	r.g.late.begin()
 	go func() {
 		defer r.g.late.end()
+		stack.Grow()
 		if len(refs) == 1 {
 			rec, err := m.store.Get(ctx, refs[0], 0)
 			r.results <- result{m, []kv.Record{rec}, err}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nearkey/nearkey/internal/guard"
+	"github.com/nearkey/nearkey/internal/stack"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -105,6 +106,7 @@ func (g *Gateway) begin(ctx context.Context, writes []kv.Write, both bool) *writ
 		g.late.begin()
 		go func() {
 			defer g.late.end()
+			stack.Grow()
 			w.outcomes <- outcome{m, putAll(own, m.store, writes)}
 		}()
 	}

@@ -97,6 +97,7 @@ type Shards struct {
 	opts     ShardsOptions
 	log      *slog.Logger
 
+	known    slotCache
 	current  atomic.Pointer[view]  // nil: no table is known yet
 	refusal  atomic.Pointer[error] // not nil: why nothing is served any more
 	starting chan struct{}         // whoever fills it looks for the table

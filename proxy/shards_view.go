@@ -37,6 +37,7 @@ type layout struct {
 	home    [Slots]*cluster
 	slots   map[int]mirroring            // moving slots
 	spreads map[kv.NamespaceID]mirroring // namespaces that are being spread
+	known   *slotCache
 }
 
 // mirroring is where the second write goes: to a cluster, or to the cluster of the
@@ -49,17 +50,25 @@ type mirroring struct {
 }
 
 func (l *layout) place(ns kv.NamespaceID, key string) place {
-	slot := slotOf(ns, bucketOf(key, l.table.spread[ns]))
+	slot := l.slot(ns, key, l.table.spread[ns])
 	home := l.home[slot]
 	if m, ok := l.slots[slot]; ok {
 		return place{home, m.cluster, m.move, m.mode}
 	}
 	if m, ok := l.spreads[ns]; ok {
-		if mirror := l.home[slotOf(ns, bucketOf(key, m.bits))]; mirror != home {
+		if mirror := l.home[l.slot(ns, key, m.bits)]; mirror != home {
 			return place{home, mirror, m.move, m.mode}
 		}
 	}
 	return place{home: home}
+}
+
+// slot returns the slot of a key in a namespace of 2^bits buckets.
+func (l *layout) slot(ns kv.NamespaceID, key string, bits int) int {
+	if bits == 0 {
+		return l.known.of(ns)
+	}
+	return slotOf(ns, bucketOf(key, bits))
 }
 
 // holders returns the clusters that records of a namespace are read from, those
@@ -117,7 +126,7 @@ func (s *Shards) ends(l *layout, tr transfer) (from, to []*cluster) {
 
 // layout is called with mu held.
 func (s *Shards) layout() *layout {
-	l := &layout{table: s.table, slots: map[int]mirroring{}, spreads: map[kv.NamespaceID]mirroring{}}
+	l := &layout{table: s.table, slots: map[int]mirroring{}, spreads: map[kv.NamespaceID]mirroring{}, known: &s.known}
 	for slot, name := range s.table.owners {
 		l.home[slot] = s.byName[name]
 	}

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	"github.com/nearkey/nearkey/kv"
 )
@@ -42,6 +43,28 @@ func slotOf(ns kv.NamespaceID, bucket int) int {
 	text[len(ns)] = byte(bucket)
 	sum := sha256.Sum256(text[:])
 	return int(binary.BigEndian.Uint16(sum[:]) >> 4)
+}
+
+// slotCache remembers the slots of namespaces of one bucket: to hash them is most of
+// what it costs to find a record's place.
+type slotCache [slotsKnown]atomic.Pointer[knownSlot]
+
+// slotsKnown is the number of namespaces that a slotCache remembers at most.
+const slotsKnown = 1 << 10
+
+type knownSlot struct {
+	ns   kv.NamespaceID
+	slot int
+}
+
+func (c *slotCache) of(ns kv.NamespaceID) int {
+	at := &c[(binary.BigEndian.Uint64(ns[:])^binary.BigEndian.Uint64(ns[8:]))%slotsKnown]
+	if k := at.Load(); k != nil && k.ns == ns {
+		return k.slot
+	}
+	slot := slotOf(ns, 0)
+	at.Store(&knownSlot{ns, slot})
+	return slot
 }
 
 // bucketOf returns the bucket of a key in a namespace of 2^bits buckets: the

@@ -30,6 +30,22 @@ func TestPlacesNeverChange(t *testing.T) {
 	}
 }
 
+// What is remembered of a namespace is not told of another one that shares its place.
+func TestSlotCache(t *testing.T) {
+	var known slotCache
+	for range 2 {
+		for i := range 4 * slotsKnown {
+			ns := kv.NamespaceID{6: byte(i >> 8), 7: byte(i), 15: byte(i >> 3)}
+			if got, want := known.of(ns), slotOf(ns, 0); got != want {
+				t.Fatalf("namespace %s: slot %d, want %d", ns, got, want)
+			}
+			if got, want := known.of(ns), slotOf(ns, 0); got != want {
+				t.Fatalf("namespace %s, remembered: slot %d, want %d", ns, got, want)
+			}
+		}
+	}
+}
+
 func TestKeysAndNamespacesSpreadEvenly(t *testing.T) {
 	const n = 1 << 18
 	slots, buckets := make([]int, Slots), make([]int, 256)

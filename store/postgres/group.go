@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/stack"
 )
 
 // group lets concurrent calls travel together. While fewer than its flights are
@@ -80,6 +82,7 @@ func (g *group[In, Out]) do(caller context.Context, in In) (out Out, unanswered 
 
 // fly runs flights until nobody waits.
 func (g *group[In, Out]) fly(ctx context.Context) {
+	stack.Grow()
 	for {
 		calls := g.board()
 		if len(calls) == 0 {
