@@ -11,34 +11,42 @@ import (
 
 // fault is something that goes wrong, lasts, and is healed.
 type fault struct {
-	name  string
-	short bool // in a short run as well
-	disks bool // needs small disks
-	run   func(ctx context.Context, w *world, hold time.Duration) error
+	name string
+	kind kind
+	run  func(ctx context.Context, w *world, hold time.Duration) error
 }
+
+// kind is what must be known of a fault.
+type kind uint8
+
+const (
+	short kind = 1 << iota // in a short run as well
+	disks                  // needs small disks
+	fails                  // calls of the provider that comes first in its name must fail
+)
 
 // faults are all there are. One provider is faulty at a time.
 var faults = []fault{
-	{"a: the primary is killed, a standby promoted, the old primary rewound", true, false, failover},
-	{"b: PostgreSQL hangs (SIGSTOP of all its processes)", true, false, postgresHangs(second)},
-	{"a: PostgreSQL hangs, primary and standbys", false, false, postgresHangs(first)},
-	{"b: PostgreSQL is restarted", true, false, postgresRestarts},
-	{"b: PostgreSQL is killed", false, false, postgresKilled},
-	{"a: the S3 server is killed", true, false, blobsKilled},
-	{"b: the S3 server hangs (SIGSTOP)", true, false, blobsHang},
-	{"b: the disk of PostgreSQL is full", true, true, diskFull(second)},
-	{"a: the disk of the S3 server is full", false, true, diskFull(first)},
-	{"a: every line is slow (300 ms, more or less)", true, false, spoiled(first, slow)},
-	{"b: every line is a black hole", true, false, spoiled(second, blackHole)},
-	{"a: connections are reset", true, false, spoiled(first, resetting)},
-	{"b: lines are narrow and close slowly", false, false, spoiled(second, narrow, slowClose)},
-	{"b: every line is cut", false, false, cut},
-	{"nearkey: the centre is killed between answer and repair, b being away", true, false, killedBeforeRepair},
-	{"nearkey: the centre is killed while b is seconds behind", true, false, killedWhileLate},
-	{"nearkey: the centre is killed", false, false, centreKilled},
-	{"nearkey: an edge is killed", true, false, edgeKilled},
-	{"a: a standby loses its power while it is behind, then the primary", false, false, failoverBehind},
-	{"a, then b: a hangs, and as soon as it answers b is killed", true, false, oneAfterTheOther},
+	{"a: the primary is killed, a standby promoted, the old primary rewound", short | fails, failover},
+	{"b: PostgreSQL hangs (SIGSTOP of all its processes)", short | fails, postgresHangs(second)},
+	{"a: PostgreSQL hangs, primary and standbys", fails, postgresHangs(first)},
+	{"b: PostgreSQL is restarted", short, postgresRestarts},
+	{"b: PostgreSQL is killed", fails, postgresKilled},
+	{"a: the S3 server is killed", short | fails, blobsKilled},
+	{"b: the S3 server hangs (SIGSTOP)", short | fails, blobsHang},
+	{"b: the disk of PostgreSQL is full", short | disks | fails, diskFull(second)},
+	{"a: the disk of the S3 server is full", disks | fails, diskFull(first)},
+	{"a: every line is slow (300 ms, more or less)", short, spoiled(first, slow)},
+	{"b: every line is a black hole", short | fails, spoiled(second, blackHole)},
+	{"a: connections are reset", short | fails, spoiled(first, resetting)},
+	{"b: lines are narrow and close slowly", 0, spoiled(second, narrow, slowClose)},
+	{"b: every line is cut", fails, cut},
+	{"nearkey: the centre is killed between answer and repair, b being away", short, killedBeforeRepair},
+	{"nearkey: the centre is killed while b is seconds behind", short, killedWhileLate},
+	{"nearkey: the centre is killed", 0, centreKilled},
+	{"nearkey: an edge is killed", short, edgeKilled},
+	{"a: a standby loses its power while it is behind, then the primary", fails, failoverBehind},
+	{"a, then b: a hangs, and as soon as it answers b is killed", short | fails, oneAfterTheOther},
 }
 
 func first(w *world) *provider  { return w.a }
@@ -52,8 +60,8 @@ func (w *world) nemesis(ctx context.Context, l *load) error {
 	var chosen []fault
 	for _, f := range faults {
 		switch {
-		case !strings.Contains(f.name, w.only), w.short && !f.short && w.only == "":
-		case f.disks && !canMount():
+		case !strings.Contains(f.name, w.only), w.short && f.kind&short == 0 && w.only == "":
+		case f.kind&disks != 0 && !canMount():
 			w.say("left out, for want of root: %s", f.name)
 		default:
 			chosen = append(chosen, f)
@@ -79,7 +87,12 @@ func (w *world) attempt(ctx context.Context, f fault, l *load) error {
 	pause(ctx, w.hold/8)
 	acked, reads := l.acked.Load(), l.reads.Load()
 	w.watch.since.Store(0)
+	before, err := w.failures(ctx, f.name[:1])
+	if err != nil {
+		return err
+	}
 	w.say("%s", f.name)
+	l.made++
 	if err := f.run(ctx, w, w.hold); err != nil {
 		return err
 	}
@@ -91,10 +104,25 @@ func (w *world) attempt(ctx context.Context, f fault, l *load) error {
 	if err := w.awaitRepaired(ctx); err != nil {
 		return err
 	}
+	if after, err := w.failures(ctx, f.name[:1]); f.kind&fails != 0 && err == nil && after <= before {
+		l.idle = append(l.idle, f.name)
+	}
 	honest, errs := l.failed()
 	w.say("    healed: all up after %s, repaired after %s, queue at most %d; %d writes acknowledged, %d reads; so far %s, %d while nearkey itself was down",
 		seconds(up), seconds(time.Since(healed)), w.watch.since.Load(), l.acked.Load()-acked, l.reads.Load()-reads, plural(errs, "error"), honest)
 	return ctx.Err()
+}
+
+// failures is how many calls of a provider have failed, or were not made since it
+// was down, as far as the centre of now knows.
+func (w *world) failures(ctx context.Context, name string) (n uint64, err error) {
+	r, err := w.repair(ctx)
+	for _, p := range r.Providers {
+		if p.Name == name {
+			n = p.Failures + p.Skipped
+		}
+	}
+	return n, err
 }
 
 func failover(ctx context.Context, w *world, hold time.Duration) error {
@@ -119,13 +147,16 @@ func failoverBehind(ctx context.Context, w *world, hold time.Duration) error {
 	return nil
 }
 
+// hangLeast is how long something hangs at least, to be found out.
+const hangLeast = 3 * time.Second
+
 func postgresHangs(of ofWorld) func(context.Context, *world, time.Duration) error {
 	return func(ctx context.Context, w *world, hold time.Duration) error {
 		nodes := of(w).nodes()
 		for _, node := range nodes {
 			node.Stop()
 		}
-		pause(ctx, hold)
+		pause(ctx, max(hold, hangLeast))
 		for _, node := range nodes {
 			node.Cont()
 		}
@@ -161,12 +192,16 @@ func blobsHang(ctx context.Context, w *world, hold time.Duration) error {
 	return nil
 }
 
+// diskFull: what is written again fits into what a database has already, so new
+// keys are written too.
 func diskFull(of ofWorld) func(context.Context, *world, time.Duration) error {
 	return func(ctx context.Context, w *world, hold time.Duration) error {
 		if err := of(w).disk.fill(); err != nil {
 			return err
 		}
-		pause(ctx, hold)
+		until := time.Now().Add(hold)
+		w.load.grow(ctx)
+		pause(ctx, time.Until(until))
 		return of(w).disk.free()
 	}
 }
@@ -246,7 +281,7 @@ func edgeKilled(ctx context.Context, w *world, hold time.Duration) error {
 // restart kills an entry, does something, starts it, and waits until clients are
 // served through all entries that it stands behind.
 func (w *world) restart(ctx context.Context, e *entry, meanwhile func()) error {
-	e.goes()
+	e.outages.goes()
 	if err := w.kill(e); err != nil {
 		return err
 	}
@@ -268,7 +303,7 @@ func (w *world) restart(ctx context.Context, e *entry, meanwhile func()) error {
 			return err
 		}
 	}
-	away := e.isBack()
+	away := e.outages.isBack()
 	w.say("    %s was away for %s; ready %s after its start", e.name, seconds(away), seconds(ready))
 	return nil
 }
@@ -288,15 +323,20 @@ func oneAfterTheOther(ctx context.Context, w *world, hold time.Duration) error {
 	for _, node := range w.a.nodes() {
 		node.Stop()
 	}
-	pause(ctx, hold/2)
+	pause(ctx, max(hold/2, hangLeast))
 	for _, node := range w.a.nodes() {
 		node.Cont()
 	}
 	if err := w.awaitUp(ctx); err != nil {
 		return err
 	}
+	w.sole.goes()
 	w.b.single.Kill()
 	pause(ctx, hold/2)
 	w.b.single.Restart()
+	if err := w.awaitRepaired(ctx); err != nil {
+		return err
+	}
+	w.sole.isBack()
 	return nil
 }

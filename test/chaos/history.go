@@ -56,8 +56,8 @@ func (o *op) metadata() string {
 // The sizes of values: those of 16 KiB and more are blobs.
 const (
 	inlineBytes = 16 << 10
-	largeBytes  = 300 << 10
-	hugeBytes   = 2 << 20
+	largeBytes  = 64 << 10
+	hugeBytes   = 1 << 20
 )
 
 // value is the value of a write.
@@ -66,12 +66,12 @@ func value(seed uint64, key string, seq int) []byte {
 	_, _ = h.Write([]byte(key)) // it never fails
 	rng := rand.New(rand.NewPCG(seed^h.Sum64(), uint64(seq)))
 	size := rng.IntN(1500)
-	switch n := rng.IntN(200); {
-	case n < 1:
+	switch n := rng.IntN(1000); {
+	case n < 2:
 		size = hugeBytes
-	case n < 14:
+	case n < 70:
 		size = inlineBytes + rng.IntN(largeBytes)
-	case n < 17:
+	case n < 85:
 		size = inlineBytes - 1 + rng.IntN(3) // at the limit
 	}
 	v := fmt.Appendf(make([]byte, 0, size+64), "%d of %s\n", seq, key)

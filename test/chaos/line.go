@@ -16,6 +16,9 @@ type line struct {
 	proxy    *toxiproxy.Proxy
 }
 
+// silence switches off a log that toxiproxy writes beside the one that it is given.
+func silence() { zerolog.SetGlobalLevel(zerolog.Disabled) }
+
 // newLine opens a line to a server, until the site is closed.
 func newLine(s *site, upstream string) (*line, error) {
 	l := &line{upstream: upstream, address: "127.0.0.1:0",

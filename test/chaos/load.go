@@ -38,7 +38,13 @@ type load struct {
 	old                         atomic.Int64 // reads that did not show the newest
 	own                         atomic.Int64 // reads through the entry of the key's writer
 	blobs                       atomic.Int64 // reads of large values
+	looked                      atomic.Int64 // versions in the databases
+	unmarked                    atomic.Int64 // keys in listings, or not, while what only one provider had was away
 	marked                      atomic.Int64 // answers older than they may be that say so
+
+	made  int      // faults
+	idle  []string // those that had no effect
+	grown []*key   // written by the faults, once each
 
 	mu       sync.Mutex // guards the rest
 	wrong    map[string]int
@@ -56,6 +62,7 @@ type failure struct {
 
 func newLoad(w *world) *load {
 	l := &load{w: w, wrong: map[string]int{}}
+	w.load = l
 	entries := w.entries()
 	for i := range writers {
 		var keys []*key
@@ -65,6 +72,25 @@ func newLoad(w *world) *load {
 		l.keys = append(l.keys, keys)
 	}
 	return l
+}
+
+// newKeys is how many keys one call of grow writes.
+const newKeys = 150
+
+// grow writes new keys.
+func (l *load) grow(ctx context.Context) {
+	for range newKeys {
+		k := &key{name: fmt.Sprintf("grown/%05d", len(l.grown)), home: l.w.centre}
+		l.grown = append(l.grown, k)
+		if ctx.Err() == nil {
+			l.write(ctx, k, false, 0)
+		}
+	}
+}
+
+// allKeys are those of the writers and those that were grown.
+func (l *load) allKeys() (all []*key) {
+	return append(slices.Concat(l.keys...), l.grown...)
 }
 
 func (l *load) rng(what, i int) *rand.Rand {
@@ -101,6 +127,9 @@ func (l *load) begin(ctx context.Context) {
 		l.wg.Go(func() { l.repeat(ctx, l.rng(listing, i), listPause, func(rng *rand.Rand) { l.listSome(ctx, rng) }) })
 	}
 	l.wg.Go(func() { l.w.watchQueue(ctx) })
+	for _, p := range l.w.providers() {
+		l.wg.Go(func() { l.watchStorage(ctx, p) })
+	}
 }
 
 // wait returns when all clients have ended.
@@ -131,7 +160,7 @@ func (l *load) answered(ctx context.Context, e *entry, begin time.Time, a answer
 	if !good && ctx.Err() != nil {
 		return false // the run is over
 	}
-	away := l.w.centre.away(begin, end) || e.away(begin, end)
+	away := l.w.away(e, begin, end)
 	l.mu.Lock()
 	if took := end.Sub(begin); !away && took > l.slowest {
 		l.slowest = took
@@ -245,12 +274,18 @@ func (l *load) judged(k *key, e *entry, s sight, what, wrong string, marked bool
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wrong[what+": "+wrong]++
-	if len(l.examples) < maxExamples {
+	if len(l.examples) < l.maxExamples() {
 		l.examples = append(l.examples, example)
 	}
 }
 
-const maxExamples = 20
+// maxExamples is how many violations are told in full: few where they are wanted.
+func (l *load) maxExamples() int {
+	if l.w.alone {
+		return 2
+	}
+	return 20
+}
 
 // listSome lists the keys of one writer, page by page.
 func (l *load) listSome(ctx context.Context, rng *rand.Rand) {
@@ -285,6 +320,11 @@ func (l *load) list(ctx context.Context, writer int, e *entry, bound time.Durati
 	}
 	for _, k := range l.keys[writer] {
 		s.listed = slices.Contains(names, k.name)
-		l.judged(k, e, s, aListing, k.judgeListed(s), false)
+		wrong := k.judgeListed(s)
+		if wrong != "" && l.w.sole.overlap(s.begin, s.end) { // a listing has no way to say that it is old
+			l.unmarked.Add(1)
+			continue
+		}
+		l.judged(k, e, s, aListing, wrong, false)
 	}
 }

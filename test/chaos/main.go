@@ -91,12 +91,18 @@ func runAll(ctx context.Context, o options, controls bool) error {
 
 // run is one run: start, faults under load, heal, verdict.
 func run(ctx context.Context, o options) (v *verdict, err error) {
+	silence()
 	s := &site{}
 	defer func() { err = errors.Join(err, broken(recover()), s.close()) }()
 	w, err := newWorld(ctx, s, o)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			w.diagnose(ctx)
+		}
+	}()
 	w.say("seed %d", o.seed)
 	if err := w.start(ctx); err != nil {
 		return nil, err

@@ -53,8 +53,11 @@ func inSandbox() (code int, done bool) {
 	return exitBroken, true
 }
 
-// diskBytes is the size of a small disk.
-const diskBytes = 256 << 20
+// The size of a small disk: blobs that nothing refers to any more stay for a day.
+const (
+	diskBytes          = 256 << 20
+	diskBytesForSecond = 1 << 20
+)
 
 // canMount reports whether small disks can be mounted.
 func canMount() bool { return os.Getenv(inside) != "" }
@@ -63,11 +66,11 @@ func canMount() bool { return os.Getenv(inside) != "" }
 type disk struct{ dir string }
 
 // mount mounts a small disk, in memory, until the site is closed.
-func (s *site) mount(dir string) (*disk, error) {
+func (s *site) mount(dir string, bytes int64) (*disk, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0777", diskBytes)); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0777", bytes)); err != nil {
 		return nil, fmt.Errorf("mount a small disk: %w", err)
 	}
 	s.Cleanup(func() {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"regexp"
 	"slices"
@@ -15,9 +17,6 @@ import (
 
 	"github.com/nearkey/nearkey/api/admin"
 	"github.com/nearkey/nearkey/kv"
-	"github.com/nearkey/nearkey/proxy"
-	"github.com/nearkey/nearkey/store/postgres"
-	"github.com/nearkey/nearkey/store/s3"
 )
 
 // verdict is what is said of each invariant.
@@ -32,6 +31,13 @@ type row struct {
 	invariant string
 	checked   string
 	bad       int
+}
+
+// number is that of the invariant in the design; what has none comes last.
+func (r row) number() (n int) {
+	n = math.MaxInt
+	_, _ = fmt.Sscanf(r.invariant, "%d", &n) // what has no number keeps the one it has
+	return n
 }
 
 func (v *verdict) add(invariant string, bad int, checked string, args ...any) {
@@ -53,6 +59,7 @@ func (v *verdict) violated() error {
 }
 
 func (v *verdict) print(w *world) {
+	slices.SortStableFunc(v.rows, func(a, b row) int { return cmp.Compare(a.number(), b.number()) })
 	table := tabwriter.NewWriter(w.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w.out)
 	fmt.Fprintln(table, "INVARIANT\tVERDICT\tVIOLATIONS\tOF")
@@ -76,20 +83,13 @@ func (l *load) failed() (honest, errs int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, f := range l.failures {
-		if l.w.centre.away(f.begin, f.end) || f.entry.away(f.begin, f.end) {
+		if l.w.away(f.entry, f.begin, f.end) {
 			honest++
 		} else {
 			errs++
 		}
 	}
 	return honest, errs
-}
-
-// found is what was read from a provider itself.
-type found struct {
-	name   string
-	keys   map[string]kv.Record
-	errors []string
 }
 
 // judgeAll waits for repair and looks at everything.
@@ -107,10 +107,10 @@ func (l *load) judgeAll(ctx context.Context) (*verdict, error) {
 	repaired := time.Since(healed)
 	during := l.sum("")
 	for _, e := range w.entries() {
+		for _, k := range l.allKeys() {
+			l.read(ctx, k, e, true)
+		}
 		for writer := range l.keys {
-			for _, k := range l.keys[writer] {
-				l.read(ctx, k, e, true)
-			}
 			l.list(ctx, writer, e, 0)
 		}
 	}
@@ -125,7 +125,9 @@ func (l *load) judgeAll(ctx context.Context) (*verdict, error) {
 		all = append(all, f)
 	}
 	lostIn := l.lostIn(all)
-	v.lost = max(lost, lostIn)
+	if v.lost = lostIn; v.lost == 0 {
+		v.lost = lost
+	}
 	l.tell(v, lost, lostIn)
 	l.compare(v, all, repaired)
 	if err := w.verify(ctx, v); err != nil {
@@ -136,7 +138,7 @@ func (l *load) judgeAll(ctx context.Context) (*verdict, error) {
 	}
 	v.examples = append(v.examples, l.examples...)
 	for _, f := range l.failures {
-		if len(v.examples) < 2*maxExamples && !w.centre.away(f.begin, f.end) && !f.entry.away(f.begin, f.end) {
+		if len(v.examples) < 2*l.maxExamples() && !w.away(f.entry, f.begin, f.end) {
 			v.examples = append(v.examples, fmt.Sprintf("%s at %.3fs, after %s: %s", f.entry.name, f.begin.Sub(w.began).Seconds(), seconds(f.end.Sub(f.begin)), f.text))
 		}
 	}
@@ -160,77 +162,42 @@ func (l *load) sum(parts ...string) (n int) {
 func (l *load) tell(v *verdict, lost, lostIn int) {
 	honest, errs := l.failed()
 	reads, lists := l.reads.Load(), l.lists.Load()
-	v.add("1 durability", v.lost, "%d acknowledged writes of %d keys; wrong after heal: %d read through nearkey, %d in the databases themselves", l.acked.Load(),
-		writers*(keysOfEach+stableKeys), lost, lostIn)
+	v.add("1 durability", v.lost, "%d acknowledged writes of %s; wrong after heal: %s in the databases themselves, %s through nearkey", l.acked.Load(),
+		plural(len(l.allKeys()), "key"), plural(lostIn, "key"), plural(lost, "read"))
 	v.add("3 no invention", l.sum(invented), "%d reads, %d of them of blobs", reads, l.blobs.Load())
+	v.add("4 monotone storage", l.sum(wentBack), "%d looks at versions in the databases", l.looked.Load())
 	v.add("5 no resurrection", l.sum("read", resurrected), "the same reads")
 	v.add("7 bounded staleness", l.sum("a read", stale)+l.sum("a read", missing)-l.sum(ownWrite, stale)-l.sum(ownWrite, missing),
 		"%d reads of others; %d of all showed a write that was not the newest, %d said that they are old", reads-l.own.Load(), l.old.Load(), l.marked.Load())
 	v.add("8 read your write", l.sum(ownWrite, stale)+l.sum(ownWrite, missing), "%d reads through the entry that writes the key", l.own.Load())
-	v.add("9 listings", l.sum(aListing), "%d listings of %d keys, in pages of %d", lists, l.listed.Load(), listLimit)
+	v.add("9 listings", l.sum(aListing), "%d listings of %d keys, in pages of %d; %d old keys while what one provider alone had was away", lists, l.listed.Load(), listLimit, l.unmarked.Load())
 	v.add("10 expiration", l.sum("read", expired)+l.sum("read", expiredSoon), "the same reads")
-	v.add("12 availability", errs, "%d requests; the slowest answer took %s; errors while nearkey itself was down: %d",
-		l.acked.Load()+reads+lists+int64(honest+errs), seconds(l.slowest), honest)
-}
-
-// readProvider reads everything from a provider, past gateway and lines.
-func (w *world) readProvider(ctx context.Context, p *provider) (found, error) {
-	f := found{name: p.name, keys: map[string]kv.Record{}}
-	rows, err := postgres.Open(ctx, p.direct, postgres.Options{MaxConns: 2})
-	if err != nil {
-		return f, err
-	}
-	defer func() { _ = rows.Close() }() // it was only read from
-	bucket, err := s3.Open(s3.Options{Endpoint: p.blobs.Endpoint, Region: p.blobs.Region, Bucket: p.blobs.Bucket,
-		AccessKeyID: p.blobs.AccessKeyID, SecretKeyFile: p.blobs.SecretKeyFile, PathStyle: true})
-	if err != nil {
-		return f, err
-	}
-	split := proxy.NewSplit(rows, bucket, bucket, proxy.SplitOptions{})
-	ns, err := kv.ParseNamespaceID(w.namespace)
-	if err != nil {
-		return f, err
-	}
-	for after := ""; ; {
-		page, err := split.List(ctx, ns, kv.ListOptions{After: after})
-		if err != nil {
-			return f, fmt.Errorf("list provider %s: %w", p.name, err)
-		}
-		for _, k := range page.Keys {
-			rec, err := split.Get(ctx, kv.Ref{Namespace: ns, Key: k.Key}, 0)
-			if err != nil {
-				f.errors = append(f.errors, fmt.Sprintf("provider %s, %q: %v", p.name, k.Key, err))
-				rec = k.Record
-			}
-			f.keys[k.Key] = rec
-		}
-		if after = page.Last; !page.More {
-			return f, nil
-		}
-	}
+	v.add("12 availability", errs, "%d requests through %s; the slowest answer took %s", l.acked.Load()+reads+lists+int64(honest+errs), plural(l.made, "fault"), seconds(l.slowest))
+	v.add("13 honest errors", 0, "%d requests failed, all while nearkey itself was killed and restarted, which took %s at most", honest, seconds(l.w.longestOutage()))
+	v.add("faults that had no effect", len(l.idle), "%s", plural(l.made, "fault"))
+	v.examples = append(v.examples, l.idle...)
 }
 
 // lostIn counts the keys whose newest acknowledged write is in no provider.
 func (l *load) lostIn(all []found) (lost int) {
 	now := time.Now()
-	for _, keys := range l.keys {
-		for _, k := range keys {
-			var newest kv.Record
-			for _, f := range all {
-				newest = kv.Merge(newest, f.keys[k.name])
+	for _, k := range l.allKeys() {
+		var newest kv.Record
+		for _, f := range all {
+			newest = kv.Merge(newest, f.keys[k.name])
+		}
+		s, wrong := sight{begin: now, end: now}, ""
+		if newest.Visible(now) {
+			if s.seq = seqOf(l.w.seed, k.name, newest.Value); s.seq == 0 {
+				wrong = invented
 			}
-			s := sight{begin: now, end: now}
-			if newest.Visible(now) {
-				if s.seq = seqOf(l.w.seed, k.name, newest.Value); s.seq == 0 {
-					l.judged(k, l.w.centre, s, "the databases", invented, false)
-					lost++
-					continue
-				}
-			}
-			if wrong := k.judge(s); wrong != "" {
-				l.judged(k, l.w.centre, s, "the databases", wrong, false)
-				lost++
-			}
+		}
+		if wrong == "" {
+			wrong = k.judge(s)
+		}
+		if wrong != "" {
+			l.judged(k, l.w.centre, s, "the databases", wrong, false)
+			lost++
 		}
 	}
 	return lost
@@ -241,7 +208,7 @@ func (l *load) compare(v *verdict, all []found, repaired time.Duration) {
 	if len(all) < 2 {
 		return
 	}
-	differ, keys := 0, map[string]bool{}
+	now, differ, keys := time.Now(), 0, map[string]bool{}
 	damaged := 0
 	for _, f := range all {
 		damaged += len(f.errors)
@@ -256,7 +223,7 @@ func (l *load) compare(v *verdict, all []found, repaired time.Duration) {
 		if len(a.Value) >= inlineBytes {
 			blobs++
 		}
-		if a.Compare(b) != 0 {
+		if a.Compare(b) != 0 && !(a.Version == b.Version && !a.Visible(now) && !b.Visible(now)) { // an expired record becomes a removal when the sweep comes by
 			differ++
 			v.examples = append(v.examples, fmt.Sprintf("%q: provider a has %s (removed: %v, %d bytes), b %s (removed: %v, %d bytes)",
 				name, a.Version, a.Tombstone, len(a.Value), b.Version, b.Tombstone, len(b.Value)))

@@ -71,8 +71,10 @@ type world struct {
 	namespace string
 	wire      string // address
 
+	sole  outages // of a provider that alone had some of what was acknowledged
 	http  *http.Client
 	watch watch
+	load  *load // on all of this
 }
 
 // entry is where clients come in: the centre or an edge.
@@ -83,12 +85,16 @@ type entry struct {
 	args    []string
 	server  *process.Server
 
-	mu      sync.Mutex // guards outages
-	outages []outage
+	outages outages
 }
 
-// outage is a time in which an entry, or the centre behind it, was not there, from
-// before it was killed until writes through it succeed again.
+// outages are the times at which something was not there: an entry, or the centre
+// behind it, from before it was killed until writes through it succeeded again.
+type outages struct {
+	mu  sync.Mutex // guards all
+	all []outage
+}
+
 type outage struct{ from, to time.Time }
 
 func (w *world) say(format string, args ...any) {
@@ -152,7 +158,7 @@ func (w *world) start(ctx context.Context) (err error) {
 func (w *world) equip(p *provider, small string) (err error) {
 	var config s3test.Config
 	if canMount() {
-		if p.disk, err = w.site.mount(filepath.Join(w.dir, "disk-"+p.name)); err != nil {
+		if p.disk, err = w.site.mount(filepath.Join(w.dir, "disk-"+p.name), diskBytes+int64(w.duration.Seconds())*diskBytesForSecond); err != nil {
 			return err
 		}
 		if small == "objects" {
@@ -250,7 +256,7 @@ func randomBytes(n int) []byte {
 // config writes the configuration of the centre.
 func (w *world) config(secret string) (string, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "profile = \"open\"\n[log]\nlevel = \"warn\"\n[limits]\nwrite_interval = \"0s\"\n")
+	fmt.Fprintf(&b, "profile = \"open\"\n[log]\nlevel = \"debug\"\n[limits]\nwrite_interval = \"0s\"\n")
 	fmt.Fprintf(&b, "[fleet]\nrole = \"central\"\nwire_listen = %q\nsecret_file = %q\nmax_age = %q\n", w.wire, secret, maxAge)
 	fmt.Fprintf(&b, "[gateway]\ncrawl_every = \"1m\"\n")
 	for _, p := range w.providers() {
@@ -298,32 +304,50 @@ func (w *world) startEntry(ctx context.Context, e *entry) (err error) {
 	return nil
 }
 
-// goes notes that an entry is about to go away.
-func (e *entry) goes() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.outages = append(e.outages, outage{from: time.Now()})
+// goes notes that it is about to go away.
+func (o *outages) goes() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.all = append(o.all, outage{from: time.Now()})
 }
 
 // isBack notes that it is there again, and returns how long it was away.
-func (e *entry) isBack() time.Duration {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	last := &e.outages[len(e.outages)-1]
+func (o *outages) isBack() time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	last := &o.all[len(o.all)-1]
 	last.to = time.Now()
 	return last.to.Sub(last.from)
 }
 
-// away reports whether the entry was away at some time between two.
-func (e *entry) away(from, to time.Time) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, o := range e.outages {
-		if o.from.Before(to) && (o.to.IsZero() || o.to.After(from)) {
+// overlap reports whether it was away at some time between two.
+func (o *outages) overlap(from, to time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, out := range o.all {
+		if out.from.Before(to) && (out.to.IsZero() || out.to.After(from)) {
 			return true
 		}
 	}
 	return false
+}
+
+// away reports whether an entry, or the centre behind it, was not there at some
+// time between two.
+func (w *world) away(e *entry, from, to time.Time) bool {
+	return e.outages.overlap(from, to) || w.centre.outages.overlap(from, to)
+}
+
+// longestOutage is the longest time that an entry was away.
+func (w *world) longestOutage() (longest time.Duration) {
+	for _, e := range w.entries() {
+		e.outages.mu.Lock()
+		for _, o := range e.outages.all {
+			longest = max(longest, o.to.Sub(o.from))
+		}
+		e.outages.mu.Unlock()
+	}
+	return longest
 }
 
 // kill ends an entry as a power switch does. What it printed must not tell of a bug.
@@ -461,3 +485,26 @@ func (w *world) awaitRepaired(ctx context.Context) error {
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", math.Max(0, d.Seconds())) }
+
+// diagnose tells of a run that cannot go on what those see who know most.
+func (w *world) diagnose(ctx context.Context) {
+	r, err := w.repair(ctx)
+	text, _ := json.Marshal(r) // it is plain data
+	w.say("the centre says: %s %v", text, err)
+	const activity = "select pid, state, wait_event_type, wait_event, now() - query_start as since, left(query, 80) from pg_stat_activity where backend_type = 'client backend'"
+	const replication = "select application_name, state, sync_state, sent_lsn, flush_lsn from pg_stat_replication"
+	for _, p := range w.providers() {
+		for _, node := range p.nodes() {
+			if node.Running() {
+				w.say("provider %s, %s:\n%s\n%s", p.name, node.Address(), node.Exec(activity), node.Exec(replication))
+			}
+		}
+	}
+	for _, e := range w.entries() {
+		if e != nil && e.server != nil {
+			e.server.Kill()
+			said := e.server.Output()
+			w.say("%s said:\n%s", e.name, said[max(0, len(said)-20_000):])
+		}
+	}
+}
