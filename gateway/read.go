@@ -102,6 +102,7 @@ type reading struct {
 	refused mask // did not read since another one had the claim
 
 	lacking  []mask // for each ref, who is not believed alone
+	doubtful []mask // and among these, about whom nothing more is known
 	want     []kv.Version
 	since    []time.Time
 	best     []kv.Record
@@ -123,7 +124,7 @@ type result struct {
 func (g *Gateway) newReading(ctx context.Context, refs []kv.Ref) *reading {
 	n := len(refs)
 	r := &reading{g: g, refs: refs, members: g.with(asked...), claim: newClaim(ctx), open: n,
-		lacking: make([]mask, n), want: make([]kv.Version, n), since: make([]time.Time, n),
+		lacking: make([]mask, n), doubtful: make([]mask, n), want: make([]kv.Version, n), since: make([]time.Time, n),
 		best: make([]kv.Record, n), settled: make([]bool, n),
 		recs: map[mask][]kv.Record{}, failures: map[mask]error{}}
 	r.results = make(chan result, 2*len(r.members))
@@ -135,7 +136,8 @@ func (g *Gateway) newReading(ctx context.Context, refs []kv.Ref) *reading {
 	}
 	for i, ref := range refs {
 		r.lacking[i], r.want[i], r.since[i] = g.queue.lacks(ref)
-		r.lacking[i] |= distrusted | g.doubt.of(ref.Namespace)
+		r.doubtful[i] = distrusted | g.doubt.of(ref.Namespace)
+		r.lacking[i] |= r.doubtful[i]
 	}
 	r.unasked = r.members
 	if g.opts.Hedge > 0 {
@@ -238,7 +240,7 @@ func (r *reading) answers() []kv.Answer {
 		if rec.Version.Compare(r.want[i]) < 0 {
 			all[i].Cache, all[i].Age = kv.Stale, max(0, time.Since(r.since[i]))
 		}
-		believed := r.answered &^ (doubted | r.g.doubt.of(r.refs[i].Namespace))
+		believed := r.answered &^ (r.doubtful[i] | doubted | r.g.doubt.of(r.refs[i].Namespace))
 		if believed == 0 && r.g.mask(used...)&^r.answered != 0 { // if all have answered nobody knows better
 			all[i].Cache, all[i].Age = kv.Stale, max(all[i].Age, ageOf(rec))
 		}
@@ -246,7 +248,7 @@ func (r *reading) answers() []kv.Answer {
 	return all
 }
 
-// doubted is the members that are not believed alone, or not any more.
+// doubted is the members that are not believed alone any more.
 func (r *reading) doubted() mask {
 	doubted := maskOf(r.members) &^ r.g.mask(asked...)
 	for _, m := range r.members {

@@ -152,18 +152,19 @@ func (p *plane) floor(ref kv.Ref) kv.Version {
 
 // forgive lowers what is expected of each key to what the providers still have that
 // count. It is called when one of them has lost what it had: that is the one way in
-// which what was acknowledged may be lost.
-func (p *plane) forgive(counts func(*site) bool) {
+// which what was acknowledged may be lost. If it was alone it has lost deletions as
+// well that it had forgotten.
+func (p *plane) forgive(alone bool, counts func(*site) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for ref, b := range p.books {
 		var newest kv.Version
 		for _, s := range p.sites {
-			if v := s.record(ref).Version; p.used[s.name] && counts(s) && v.Compare(newest) > 0 {
+			if v := s.record(ref).Version; p.states[s.name] == gateway.Active && counts(s) && v.Compare(newest) > 0 {
 				newest = v
 			}
 		}
-		if b.floor.Compare(newest) > 0 && !p.forgettable(ref, b.floor) {
+		if b.floor.Compare(newest) > 0 && (alone || !p.forgettable(ref, b.floor)) {
 			b.floor = newest
 			p.seen.lost++
 		}

@@ -356,7 +356,7 @@ func (p *plane) change(ctx context.Context, g *shift, r *rand.Rand) {
 		p.forced = true
 		p.mu.Unlock()
 		p.administer(g, name, "remove by force", func() error { return g.Remove(ctx, name, true) })
-		p.forgive(func(s *site) bool { return s.name != name || p.used[name] })
+		p.forgive(false, func(s *site) bool { return s.name != name || p.states[name] == gateway.Active })
 		p.mu.Lock()
 		p.forced = false
 		p.mu.Unlock()
@@ -390,7 +390,7 @@ func (p *plane) administer(g *shift, name, what string, f func() error) {
 	defer p.mu.Unlock()
 	p.busy--
 	p.busied = time.Now()
-	p.noteUsed(g.Status())
+	p.noteStates(g.Status())
 	if err == nil {
 		p.seen.counts[what]++
 	} else if !errors.Is(err, gateway.ErrRefused) {

@@ -113,7 +113,7 @@ type plane struct {
 	busy   int    // changes of providers under way
 	busied time.Time
 	forced bool // a provider is being removed by force
-	used   map[string]bool
+	states map[string]gateway.State
 	books  map[kv.Ref]*book
 	sent   map[kv.Version]*sending
 	seen   planeResults
@@ -142,12 +142,12 @@ func (s *shift) dead() bool {
 
 func newPlane(t *testing.T, c planeConfig) *plane {
 	p := &plane{config: c, t: t, dice: &dice{seed: c.Seed, asked: map[uint64]uint64{}}, trace: &trace{began: time.Now(), keep: c.Keep},
-		ends: time.Now().Add(c.Chaos), wish: make(chan struct{}, 1), used: map[string]bool{},
+		ends: time.Now().Add(c.Chaos), wish: make(chan struct{}, 1), states: map[string]gateway.State{},
 		books: map[kv.Ref]*book{}, sent: map[kv.Version]*sending{}, seen: planeResults{broken: map[string]int{}, counts: map[string]int{}}}
 	for i := range c.Providers {
 		s := &site{p: p, name: string(rune('a' + i)), store: memory.New(), wellSince: time.Now(), held: map[kv.Ref]kv.Version{}, lost: map[kv.Ref]kv.Version{}}
 		p.sites = append(p.sites, s)
-		p.used[s.name] = true
+		p.states[s.name] = gateway.Active
 	}
 	p.ledger = newLedger(p)
 	return p
@@ -206,7 +206,7 @@ func (p *plane) begin() *shift {
 	s.Gateway = g
 	go func() { s.done <- g.Run(s.ctx) }()
 	p.shift = s
-	p.noteUsed(g.Status())
+	p.noteStates(g.Status())
 	return s
 }
 
@@ -283,17 +283,27 @@ func (p *plane) enter() *shift {
 	return p.shift
 }
 
-// noteUsed is called with mu held.
-func (p *plane) noteUsed(st gateway.Status) {
+// noteStates is called with mu held.
+func (p *plane) noteStates(st gateway.Status) {
 	for _, pr := range st.Providers {
-		p.used[pr.Name] = pr.State != gateway.Removed
+		p.states[pr.Name] = pr.State
 	}
 }
 
 func (p *plane) inUse(s *site) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.busy == 0 && p.used[s.name] && p.shift != nil
+	return p.busy == 0 && p.states[s.name] != gateway.Removed && p.shift != nil
+}
+
+// isActive reports whether the gateway counts on a site, as far as is known.
+func (p *plane) isActive(s *site) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shift != nil {
+		p.noteStates(p.shift.Status())
+	}
+	return p.states[s.name] == gateway.Active
 }
 
 // misfortune lets providers lose data, one after the other.

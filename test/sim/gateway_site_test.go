@@ -211,8 +211,9 @@ func (s *site) goBack(c copied) {
 	s.mu.Lock()
 	s.back = time.Now()
 	s.mu.Unlock()
-	tooOld := time.Since(c.at) > s.p.config.ForgetAfter
-	s.p.forgive(func(o *site) bool { return o != s || !tooOld })
+	gone := time.Since(c.at) > s.p.config.ForgetAfter // it is taken out of service
+	alone := !slices.ContainsFunc(s.p.sites, func(o *site) bool { return o != s && s.p.isActive(o) })
+	s.p.forgive(alone, func(o *site) bool { return o != s || !gone || alone })
 }
 
 // wentBackLately reports whether nobody needs to know yet that it did.
