@@ -35,6 +35,7 @@ const (
 	settleLook      = time.Millisecond // at first: a look through a long queue costs
 	settleLookMost  = 50 * time.Millisecond
 	maxUnderWay     = 4096 // reads of a fixed rate at once
+	hedge           = 5 * time.Millisecond
 )
 
 // shardCounts are the shards of a provider that are compared: schemas of its server.
@@ -116,6 +117,7 @@ type plane struct {
 	providers []kv.Store           // proxies
 	gateway   *gateway.Gateway     // of both providers
 	sole      *gateway.Gateway     // of the first one
+	hedged    *gateway.Gateway     // of both; it asks the second when the first takes long
 	databases [][]*sql.DB          // the same, for plain SQL
 	home      [storeNamespaces]int // the shard of each namespace in the first one
 	stamp     *kv.Stamper
@@ -148,14 +150,19 @@ func (b *bench) openPlane(ctx context.Context, servers []*pgtest.Server, shards 
 		both = append(both, provider)
 		p.providers = append(p.providers, provider.Store)
 	}
-	if p.gateway, err = p.openGateway(own, filepath.Join(dir, "both"), 1, both); err != nil {
-		return p, err
-	}
-	if p.sole, err = p.openGateway(own, filepath.Join(dir, "sole"), 2, both[:1]); err != nil {
-		return p, err
+	for i, g := range []struct {
+		into      **gateway.Gateway
+		providers []gateway.Provider
+		hedge     time.Duration
+	}{{&p.gateway, both, 0}, {&p.sole, both[:1], 0}, {&p.hedged, both, hedge}} {
+		options := gateway.Options{Node: uint16(i + 1), Hedge: g.hedge, CrawlEvery: -1, CrawlRate: -1}
+		if *g.into, err = p.openGateway(own, filepath.Join(dir, fmt.Sprint(i)), g.providers, options); err != nil {
+			return p, err
+		}
 	}
 	return p, p.await(ctx, "trust both providers", func() bool {
-		return !slices.ContainsFunc(p.gateway.Status().Providers, func(s gateway.ProviderStatus) bool { return !s.Trusted || !s.Up })
+		all := slices.Concat(p.gateway.Status().Providers, p.hedged.Status().Providers)
+		return !slices.ContainsFunc(all, func(s gateway.ProviderStatus) bool { return !s.Trusted || !s.Up })
 	})
 }
 
@@ -195,13 +202,14 @@ func (p *plane) openProvider(ctx context.Context, name string, server *pgtest.Se
 	return gateway.Provider{Store: proxy.NewSplit(shards, blobs, blobs, proxy.SplitOptions{}), Probes: shards.Probes}, nil
 }
 
-func (p *plane) openGateway(ctx context.Context, dir string, node uint16, providers []gateway.Provider) (*gateway.Gateway, error) {
+func (p *plane) openGateway(ctx context.Context, dir string, providers []gateway.Provider, options gateway.Options) (*gateway.Gateway, error) {
 	journal, err := disk.OpenJournal(dir, disk.Options{})
 	if err != nil {
 		return nil, err
 	}
 	p.closers = append(p.closers, journal.Close)
-	g, err := gateway.New(providers, gateway.Options{Journal: gatewayJournal{journal}, Node: node, CrawlEvery: -1, CrawlRate: -1})
+	options.Journal = gatewayJournal{journal}
+	g, err := gateway.New(providers, options)
 	if err != nil {
 		return nil, err
 	}

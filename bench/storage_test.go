@@ -22,7 +22,7 @@ func TestStorageParts(t *testing.T) {
 	}{
 		{(*bench).pointReads, []string{"plain SQL, 1 shard", "gateway, one frozen, 4 shards", "ratio, 4 shards"}},
 		{(*bench).upserts, []string{"store/postgres, 1 shard", "ratio, gateway, 4 shards"}},
-		{(*bench).second, []string{"get, 1 shard, 1 caller", "put, 4 shards, 16 callers, two", "two providers / one"}},
+		{(*bench).second, []string{"get, 1 shard, 1 caller", "put, 4 shards, 16 callers, two", "two / one", "hedged / one"}},
 		{(*bench).bulks, []string{"bytes per row", "crawl, no drift, 4 shards", "2000 of 5000 keys differed", "catch up by queue, 4 shards", "bulk load, one provider"}},
 	} {
 		out.Reset()

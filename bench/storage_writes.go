@@ -119,7 +119,7 @@ func (b *bench) second(ctx context.Context) error {
 		for n := range 1 + b.rounds { // the first one warms up and is not counted
 			for _, row := range rows {
 				if n == 1 {
-					row.one.rounds, row.both.rounds = nil, nil
+					row.ways = nil
 				}
 				if err := b.priceRound(ctx, row); err != nil {
 					return fmt.Errorf("%s: %w", row.op, err)
@@ -138,44 +138,54 @@ const (
 	soleKeys      = 64 * chunkPairs * 1000 // the first of the keys that only one provider has
 )
 
-// priceRow is one line of the price of the second provider.
+// priceRow is what is compared: an operation at a number of callers.
 type priceRow struct {
-	p         *plane
-	op        string
-	callers   int
-	one, both series
+	p       *plane
+	op      string
+	callers int
+	ways    []*series // with one provider, with two, and for reads with two of which one is asked
 }
 
 func (b *bench) priceRound(ctx context.Context, row *priceRow) error {
-	for _, way := range []struct {
+	ways := []struct {
+		name    string
 		gateway *gateway.Gateway
 		first   int
-		into    *series
-	}{{row.p.sole, soleKeys, &row.one}, {row.p.gateway, 0, &row.both}} {
+	}{{"one", row.p.sole, soleKeys}, {"two", row.p.gateway, 0}, {"hedged", row.p.hedged, 0}}
+	if row.op == "put" {
+		ways = ways[:2]
+	}
+	for n, way := range ways {
 		do := func(i int) error { return row.p.get(ctx, way.gateway, i) }
 		if row.op == "put" {
 			do = func(i int) error { return row.p.put(ctx, way.gateway, i) }
 		}
 		r, err := row.p.metered(ctx, true, func() (int, []time.Duration, error) {
-			return each(callers(ctx, row.callers, time.Now().Add(b.slice), func(int) func() error {
+			return each(callers(ctx, row.callers, time.Now().Add(b.slice/2), func(int) func() error {
 				return func() error { return do(way.first + rand.IntN(b.scale.keys)) }
 			}))
 		})
 		if err != nil {
 			return err
 		}
-		way.into.rounds = append(way.into.rounds, r)
+		if n == len(row.ways) {
+			name := fmt.Sprintf("%s, %s, %d callers, %s", row.op, shardsOf(row.p.shards), row.callers, way.name)
+			row.ways = append(row.ways, &series{name: name})
+		}
+		row.ways[n].rounds = append(row.ways[n].rounds, r)
 	}
 	return nil
 }
 
 func (b *bench) printPrice(row *priceRow) {
-	name := fmt.Sprintf("%s, %s, %d callers", row.op, shardsOf(row.p.shards), row.callers)
-	row.one.name, row.both.name = name+", one", name+", two"
-	b.printStorage(row.one, "op")
-	b.printStorage(row.both, "op")
-	by := func(of func(round) float64) float64 { return median(row.both.rounds, of) / median(row.one.rounds, of) }
-	b.printf("  %-30s two providers / one: p50 %.2f, p99 %.2f, CPU of PostgreSQL %.2f, CPU here %.2f, of all %.2f\n", "",
-		by(func(r round) float64 { return float64(r.percentile(50)) }), by(func(r round) float64 { return float64(r.percentile(99)) }),
-		by(round.cost), by(round.clientCost), by(round.total))
+	for _, s := range row.ways {
+		b.printStorage(*s, "op")
+	}
+	one := row.ways[0].rounds
+	for i, s := range row.ways[1:] {
+		by := func(of func(round) float64) float64 { return median(s.rounds, of) / median(one, of) }
+		b.printf("  %-30s %s / one: p50 %.2f, p99 %.2f, CPU of PostgreSQL %.2f, CPU here %.2f, of all %.2f\n", "", []string{"two", "hedged"}[i],
+			by(func(r round) float64 { return float64(r.percentile(50)) }), by(func(r round) float64 { return float64(r.percentile(99)) }),
+			by(round.cost), by(round.clientCost), by(round.total))
+	}
 }

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -102,7 +103,7 @@ func reduce(writes []kv.Write) []kv.Write {
 		return writes
 	}
 	sorted := slices.Clone(writes)
-	slices.SortStableFunc(sorted, func(a, b kv.Write) int { return compareRefs(a.Ref, b.Ref) })
+	slices.SortFunc(sorted, func(a, b kv.Write) int { return compareRefs(a.Ref, b.Ref) }) // what is equal may be merged in any order
 	n := 0
 	for _, w := range sorted[1:] {
 		if w.Ref == sorted[n].Ref {
@@ -116,7 +117,7 @@ func reduce(writes []kv.Write) []kv.Write {
 }
 
 func compareRefs(a, b kv.Ref) int {
-	if c := strings.Compare(string(a.Namespace[:]), string(b.Namespace[:])); c != 0 {
+	if c := bytes.Compare(a.Namespace[:], b.Namespace[:]); c != 0 {
 		return c
 	}
 	return strings.Compare(a.Key, b.Key)
