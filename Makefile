@@ -45,10 +45,10 @@ race: ## the tests of what runs in one process, under the race detector
 fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $(FUZZTIME)
 
-sim: ## the seeded random tests: power losses and fleets for SEEDS seeds, the laws of stores COUNT times, a fleet of 300
+sim: ## the seeded random tests: power losses, gateways and fleets for SEEDS seeds, the laws of stores COUNT times, a fleet of 300
 	go test -count=1 -timeout 60m -run PowerLoss ./store/disk -crash-seeds $(SEEDS)
 	go test -count=$(COUNT) -timeout 60m -run Laws ./store/... ./edge
-	go test -count=1 -timeout 60m -v -run 'Seeds|Fleet' ./test/sim -sim-seeds $(SEEDS) -sim-fleet
+	go test -count=1 -timeout 60m -v -run 'Seeds|Fleet|Replays|Consistency' ./test/sim -sim-seeds $(SEEDS) -sim-fleet
 
 compat: build deps ## real clients against the real binary
 	cd test/compat && NEARKEY_BIN=$(CURDIR)/bin/nearkey go test -count=1 -timeout 20m ./...

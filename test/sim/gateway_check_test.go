@@ -359,12 +359,10 @@ func (p *plane) final(ctx context.Context) {
 	p.checkDrops(ctx, g)
 	// And when no tombstone needs to be kept any more.
 	time.Sleep(p.config.ForgetAfter + 2*p.config.CrawlEvery + 20*time.Second)
-	if p.config.Breaks != nothingRepairs {
-		for _, s := range p.sites {
-			for ref, rec := range s.all() {
-				if rec.Tombstone {
-					p.violate(resources, "%s still has the tombstone %s of %s", s.name, rec.Version, refName(ref))
-				}
+	for _, s := range p.sites {
+		for ref, rec := range s.all() {
+			if rec.Tombstone {
+				p.violate(resources, "%s still has the tombstone %s of %s", s.name, rec.Version, refName(ref))
 			}
 		}
 	}
@@ -417,9 +415,24 @@ func (p *plane) checkAll(ctx context.Context, g *shift) {
 	}
 }
 
-// checkReplay has everything repaired and compared again: nothing may change.
+// checkReplay has every write arrive once more that was not lost, and
+// everything repaired and compared again: nothing may change.
 func (p *plane) checkReplay(ctx context.Context, g *shift) {
 	before := p.sites[0].all()
+	p.mu.Lock()
+	var writes []kv.Write
+	for _, s := range p.sent {
+		if s.stored && s.rec.Version.Compare(before[s.ref].Version) <= 0 {
+			writes = append(writes, kv.Write{Ref: s.ref, Record: s.rec})
+		}
+	}
+	p.mu.Unlock()
+	slices.SortFunc(writes, func(a, b kv.Write) int { return b.Record.Version.Compare(a.Record.Version) }) // the newest first
+	for _, s := range p.sites {
+		if err := s.put(writes...); err != nil {
+			p.violate(idempotence, "%v", err)
+		}
+	}
 	refs := slices.SortedFunc(maps.Keys(before), func(a, b kv.Ref) int { return strings.Compare(refName(a), refName(b)) })
 	for _, ref := range refs {
 		if !own(ref.Namespace) {

@@ -55,6 +55,8 @@ const (
 	firstForAll    breakage = "one acknowledgement counts for all"
 	allForFirst    breakage = "the first acknowledgement is not enough"
 	lies           breakage = "what was done is said to be certain not to be"
+	repeatsAll     breakage = "a write that is repeated is another one"
+	pulsesStay     breakage = "a provider that goes back shows the newest pulse"
 	edits          breakage = "a provider changes what it holds"
 )
 

@@ -42,6 +42,10 @@ func (s *site) put(writes ...kv.Write) error {
 			if s.p.dice.about("vanish "+writeName(w)).IntN(10) == 0 {
 				continue
 			}
+		case repeatsAll: // when nobody writes any more
+			if !s.p.chaos() && s.record(w.Ref).Version == w.Record.Version {
+				w.Record.Version[15]++
+			}
 		case olderWins:
 			if s.record(w.Ref).Version.Compare(w.Record.Version) > 0 {
 				s.replace(w.Ref, w.Record)
@@ -198,6 +202,9 @@ func (s *site) goBack(c copied) {
 			s.held[ref] = rec.Version
 		}
 	}
+	if s.p.config.Breaks == pulsesStay {
+		s.replace(kv.Ref{Namespace: pulses, Key: pulseKey}, before[kv.Ref{Namespace: pulses, Key: pulseKey}])
+	}
 	if unknowable {
 		s.p.count("went back unknowably")
 		for ref, rec := range before {
@@ -224,11 +231,17 @@ func (s *site) wentBackLately() bool {
 }
 
 // pulses is where a gateway keeps its pulse.
+const pulseKey = "pulse-0000"
+
 var pulses = kv.NamespaceID{0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd, 0xfd}
 
 // sweep makes tombstones of what has expired, and keeps the version.
 func (s *site) sweep(early time.Duration) {
 	for ref, rec := range s.all() {
+		if s.p.config.Breaks == edits && !own(ref.Namespace) && len(rec.Metadata) > 0 {
+			rec.Metadata = nil
+			s.replace(ref, rec)
+		}
 		if rec.Tombstone || !rec.Expired(time.Now().Add(early)) {
 			continue
 		}

@@ -127,3 +127,51 @@ func TestGatewayReplays(t *testing.T) {
 	}
 	t.Logf("%d of %d seeds did not replay", differ, (*seeds+4)/5)
 }
+
+// TestGatewayControls breaks something on purpose and expects the checker of each
+// invariant to notice.
+func TestGatewayControls(t *testing.T) {
+	for _, control := range []struct {
+		breaks    breakage
+		invariant string
+		faults    bool
+	}{
+		{nothingRepairs, convergence, true},
+		{writesVanish, durability, true},
+		{writesVanish, acknowledgedR, false},
+		{olderWins, monotone, true},
+		{valuesChange, invention, false},
+		{listsOmit, listing, false},
+		{sweepsEarly, expiry, false},
+		{dropsIgnored, dropped, false},
+		{ledgerForgets, acknowledgedR, true},
+		{ledgerKeepsAll, resources, true},
+		{forgetsAtOnce, removal, true},
+		{pulsesStay, resurrection, true},
+		{firstForAll, allHave, true},
+		{allForFirst, availability, true},
+		{lies, honesty, false},
+		{edits, invention, false},
+		{repeatsAll, idempotence, false},
+	} {
+		t.Run(string(control.breaks)+"/"+control.invariant, func(t *testing.T) {
+			for seed := range uint64(30) {
+				c := planeOf(seed)
+				if control.faults {
+					c.Calm, c.Crashes, c.Losses = seed%2 == 0, true, seed%3 == 0
+				} else {
+					c.Calm, c.Crashes, c.Losses, c.Rollouts = true, false, false, false
+				}
+				if control.breaks == pulsesStay {
+					c.Losses, c.Chaos = true, 90*time.Second
+				}
+				c.Breaks = control.breaks
+				if r := simulatePlane(t, c); r.broken[control.invariant] > 0 {
+					t.Logf("seed %d: %v", seed, r.broken)
+					return
+				}
+			}
+			t.Errorf("%s is not noticed", control.invariant)
+		})
+	}
+}
