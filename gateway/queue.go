@@ -3,8 +3,6 @@ package gateway
 import (
 	"bytes"
 	"cmp"
-	"hash/fnv"
-	"io"
 	"math"
 	"slices"
 	"sync"
@@ -73,12 +71,18 @@ func (q *queue) part(ref kv.Ref) *queuePart {
 	return &q.parts[hash(ref)%queueParts]
 }
 
-// hash is the same in every process, so that what happened can be made to happen again.
+// hash is FNV-1a: the same in every process, so that what happened can be made to
+// happen again.
 func hash(ref kv.Ref) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write(ref.Namespace[:]) // it returns no error
-	_, _ = io.WriteString(h, ref.Key)
-	return h.Sum64() ^ h.Sum64()>>32
+	const start, prime = 14695981039346656037, 1099511628211
+	h := uint64(start)
+	for _, b := range ref.Namespace {
+		h = (h ^ uint64(b)) * prime
+	}
+	for i := range len(ref.Key) {
+		h = (h ^ uint64(ref.Key[i])) * prime
+	}
+	return h ^ h>>32
 }
 
 // lacks tells who may lack a key's newest version, which that is, and since when.
