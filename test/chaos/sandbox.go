@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,47 +11,97 @@ import (
 	"syscall"
 )
 
-// inside is set in the environment of a program that has mounts of its own.
-const inside = "NEARKEY_CHAOS_INSIDE"
+// inside is set in the environment of a program that runs in a sandbox, to what it
+// can do there.
+const (
+	inside  = "NEARKEY_CHAOS_INSIDE"
+	mounts  = "mounts" // small disks
+	nothing = "nothing"
+)
 
-// inSandbox runs this program again where what it mounts is seen by nobody else
-// and goes with it, and returns its exit code. Only root can do that: otherwise
-// done is false and the run does without small disks.
+// inSandbox runs this program again with a temporary directory of its own, which
+// goes with it however it ends, and, as root, where what it mounts is seen by
+// nobody else. It returns the exit code; done is false in the sandbox.
 func inSandbox() (code int, done bool) {
-	if os.Getenv(inside) != "" || os.Geteuid() != 0 {
+	if os.Getenv(inside) != "" {
 		return 0, false
 	}
+	code, err := runInSandbox(mounts)
+	if err != nil {
+		code, err = runInSandbox(nothing)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "chaos:", err)
+		return exitBroken, true
+	}
+	return code, true
+}
+
+// reaper waits for the end of its input, which is the end of the process that
+// started it, and removes a directory that others may just be leaving.
+const reaper = `read -r _; for _ in 1 2 3 4 5 6 7 8 9 10; do rm -rf "$1" && exit; sleep 0.3; done`
+
+// runInSandbox returns the exit code of the program in the sandbox, or an error if
+// it cannot be started there.
+func runInSandbox(can string) (code int, err error) {
 	self, err := os.Executable()
 	if err != nil {
-		return 0, false
+		return 0, err
+	}
+	temporary, err := os.MkdirTemp("", "nearkey-chaos-")
+	if err != nil {
+		return 0, err
+	}
+	end, err := reap(temporary)
+	if err != nil {
+		return 0, errors.Join(err, os.RemoveAll(temporary))
+	}
+	defer func() { err = errors.Join(err, end()) }()
+	if err := os.Chmod(temporary, 0o755); err != nil { // the user that runs PostgreSQL goes through
+		return 0, err
 	}
 	cmd := exec.Command(self, os.Args[1:]...)
-	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Env = append(os.Environ(), inside+"="+can, "TMPDIR="+temporary)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if can == mounts {
+		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
+	}
 	runtime.LockOSThread() // Pdeathsig is about the thread
 	defer runtime.UnlockOSThread()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
 	if err := cmd.Start(); err != nil {
-		return 0, false
+		return 0, err
 	}
-	go func() {
-		for s := range signals {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case s := <-signals:
 			_ = cmd.Process.Signal(s) // it may have ended
+		case <-ended:
+			if code := cmd.ProcessState.ExitCode(); code >= 0 {
+				return code, nil
+			}
+			return exitBroken, nil // by a signal
 		}
-	}()
-	err = cmd.Wait()
-	signal.Stop(signals)
-	close(signals)
-	if err == nil {
-		return 0, true
 	}
-	if code := cmd.ProcessState.ExitCode(); code > 0 {
-		return code, true
+}
+
+// reap has a directory removed when end is called or this process has ended.
+func reap(dir string) (end func() error, err error) {
+	cmd := exec.Command("sh", "-c", reaper, "sh", dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
 	}
-	fmt.Fprintln(os.Stderr, "chaos:", err)
-	return exitBroken, true
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	return func() error { return errors.Join(in.Close(), cmd.Wait()) }, nil
 }
 
 // The size of a small disk: blobs that nothing refers to any more stay for a day.
@@ -60,7 +111,7 @@ const (
 )
 
 // canMount reports whether small disks can be mounted.
-func canMount() bool { return os.Getenv(inside) != "" }
+func canMount() bool { return os.Getenv(inside) == mounts }
 
 // disk is a small disk, which somebody else can fill.
 type disk struct{ dir string }
