@@ -167,6 +167,10 @@ func (r *reading) askAll(ctx context.Context) {
 }
 
 func (r *reading) askOne(ctx context.Context, m *member, refs []kv.Ref) {
+	if err := m.store.Refused(); err != nil { // which is known without asking
+		r.failures[m.bit] = err
+		return
+	}
 	r.left |= m.bit
 	ctx = r.claim.context(ctx, m.bit)
 	r.g.late.begin()

@@ -103,6 +103,10 @@ func (g *Gateway) begin(ctx context.Context, writes []kv.Write, both bool) *writ
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w.cancel = cancel
 	for _, m := range members {
+		if err := m.store.Refused(); err != nil { // which is known without asking
+			w.take(outcome{m, err})
+			continue
+		}
 		g.late.begin()
 		go func() {
 			defer g.late.end()

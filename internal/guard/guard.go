@@ -173,6 +173,18 @@ func (g *Guard) enter(to *list, c *call) error {
 	return nil
 }
 
+// Refused is what a call would be told at once; nil: it would be made.
+func (g *Guard) Refused() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.down {
+		return nil
+	}
+	g.counts.calls.Add(1)
+	g.counts.skipped.Add(1)
+	return &DownError{Name: g.opts.Name, Since: g.since, Reason: g.reason}
+}
+
 // DownError says that a call was not made, since the store is down. It wraps
 // kv.ErrUnavailable.
 type DownError struct {
