@@ -219,11 +219,14 @@ func call[T any](ctx context.Context, l *wire, kind callKind, what string, work 
 		err error
 	}
 	var none T
-	what = l.site.name + " " + what
-	p, r := l.site.p, l.site.p.dice.about(what)
-	if l.shift.dead() {
+	if l.shift.dead() { // and the dice are not thrown: whether it still tries is chance
 		return none, errCut
 	}
+	if err := ctx.Err(); err != nil {
+		return none, err
+	}
+	what = l.site.name + " " + what
+	p, r := l.site.p, l.site.p.dice.about(what)
 	p.trace.add("call " + what)
 	p.lottery(l.shift, r)
 	f := l.site.fate(r, kind)
@@ -393,6 +396,9 @@ const keyOfPulses = "p/"
 func (l *ledger) Apply(ctx context.Context, entries []gateway.Entry, durable bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if l.shift.dead() {
+		return errCut
 	}
 	what := fmt.Sprint("apply ", durable, " ", names(entries, entryName))
 	r := l.p.dice.about(what)
