@@ -1,0 +1,33 @@
+//go:build !linux
+
+package workerd
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+)
+
+func lockDir(dir string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+}
+
+func onOwnThread(f func()) { go f() }
+
+// confine: only Linux has what isolates a process here.
+func confine(command func() *exec.Cmd, _ string, opts *Options, shared *atomic.Bool) (*exec.Cmd, error) {
+	if opts.RequireIsolation {
+		return nil, fmt.Errorf("isolate a Worker: %w", errors.ErrUnsupported)
+	}
+	shared.Store(true)
+	cmd := command()
+	return cmd, cmd.Start()
+}
+
+func limit(int, int64) {}
+
+func usage(int) (time.Duration, int64, error) { return 0, 0, errors.ErrUnsupported }

@@ -1,0 +1,206 @@
+package workerd
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// How a Worker that crashes is held back: the first crashes cost nothing, then
+// every further one doubles the wait. A request waits with it if that is short.
+const (
+	freeCrashes  = 2
+	firstBackoff = 50 * time.Millisecond
+	maxBackoff   = 10 * time.Second
+	waitBackoff  = time.Second
+	healthy      = 30 * time.Second // a process that lived so long makes up for all crashes before it
+)
+
+func backoff(crashes int) time.Duration {
+	if crashes <= freeCrashes {
+		return 0
+	}
+	return min(firstBackoff<<min(crashes-freeCrashes-1, 16), maxBackoff)
+}
+
+// A script is a Worker by its name: the version that is wanted, and its process.
+type script struct {
+	rt        *Runtime
+	name      string
+	deploying chan struct{} // held by the one Deploy that is under way
+
+	requests, exceptions, starts, crashes atomic.Int64
+
+	mu        sync.Mutex // guards what follows
+	worker    *Worker    // nil: removed, or never deployed
+	cur       *process   // nil: nothing runs
+	flight    *flight    // nil: nothing is being started
+	failures  int        // crashes and failed starts in a row
+	notBefore time.Time  // the next start
+	gone      bool       // removed
+}
+
+// A flight is one start that many requests wait for.
+type flight struct {
+	done chan struct{}
+	err  error // once done
+}
+
+// enter returns a process that has counted the caller in: leave must follow.
+func (s *script) enter(ctx context.Context) (*process, error) {
+	for {
+		s.mu.Lock()
+		p, f := s.cur, s.flight
+		if s.worker == nil {
+			s.mu.Unlock()
+			return nil, ErrNotFound
+		}
+		if p != nil {
+			s.mu.Unlock()
+			if entered, err := p.enter(s.rt.opts.Requests); entered || err != nil {
+				return p, err
+			}
+			s.lost(p)
+			continue
+		}
+		if f == nil {
+			f = &flight{done: make(chan struct{})}
+			w := s.worker
+			if err := s.rt.begin(func() { s.start(f, w) }); err != nil {
+				s.mu.Unlock()
+				return nil, err
+			}
+			s.flight = f
+		}
+		s.mu.Unlock()
+		select {
+		case <-f.done:
+			if f.err != nil {
+				return nil, f.err
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// start starts a version on demand.
+func (s *script) start(f *flight, w *Worker) {
+	p, err := s.startOnce(w)
+	s.mu.Lock()
+	current := s.worker == w
+	kept := err == nil && current && s.cur == nil
+	var fault *StartError
+	switch {
+	case kept:
+		s.cur = p
+		p.owner.Store(s)
+		s.starts.Add(1)
+	case !current:
+		err = nil // another version is wanted by now: those who wait look again
+	case errors.As(err, &fault):
+		s.held()
+	}
+	f.err, s.flight = err, nil
+	s.mu.Unlock()
+	close(f.done)
+	if p != nil && !kept {
+		p.end("", s.rt.opts.Stop)
+	}
+}
+
+func (s *script) startOnce(w *Worker) (*process, error) {
+	s.mu.Lock()
+	wait := time.Until(s.notBefore)
+	s.mu.Unlock()
+	if wait > waitBackoff {
+		return nil, ErrCrashing
+	}
+	if wait > 0 {
+		select {
+		case <-time.After(wait):
+		case <-s.rt.closing:
+			return nil, ErrClosed
+		}
+	}
+	return s.rt.launch(nil, w)
+}
+
+// held counts a crash and holds the next start back; s.mu is held.
+func (s *script) held() {
+	s.failures++
+	s.notBefore = time.Now().Add(backoff(s.failures))
+}
+
+// lost takes a process away that has ended, or is about to.
+func (s *script) lost(p *process) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur != p {
+		return
+	}
+	s.cur = nil
+	if !p.crashed() {
+		return
+	}
+	s.crashes.Add(1)
+	if time.Since(p.started) > healthy {
+		s.failures = 0
+	}
+	s.held()
+}
+
+// replace makes w the version that is wanted and p, if any, its process; no w
+// removes the script. It reports whether the script had not been removed before.
+func (s *script) replace(w *Worker, p *process) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.gone {
+		return false
+	}
+	if w != nil && p == nil && s.worker != nil && s.worker.Version == w.Version {
+		return true // nothing new
+	}
+	old := s.cur
+	s.worker, s.cur, s.gone = w, p, w == nil
+	s.failures, s.notBefore = 0, time.Time{}
+	if p != nil {
+		p.owner.Store(s)
+		s.starts.Add(1)
+	}
+	if old != nil {
+		old.replaced()
+	}
+	return true
+}
+
+// evict ends the process of a script if nothing is in flight in it.
+func (s *script) evict(p *process) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cur != p || !p.retire(true) {
+		return false
+	}
+	s.cur = nil
+	return true
+}
+
+func (s *script) status() (Status, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.worker == nil {
+		return Status{}, false
+	}
+	status := Status{Name: s.name, Version: s.worker.Version, Counts: Counts{
+		Requests:   s.requests.Load(),
+		Exceptions: s.exceptions.Load(),
+		Starts:     s.starts.Load(),
+		Crashes:    s.crashes.Load(),
+	}}
+	if s.cur != nil {
+		status.PID, status.InFlight = s.cur.pid, s.cur.busy()
+	}
+	return status, true
+}
