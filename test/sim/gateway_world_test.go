@@ -222,7 +222,7 @@ func call[T any](ctx context.Context, l *wire, kind callKind, what string, work 
 	if l.shift.dead() { // and the dice are not thrown: whether it still tries is chance
 		return none, errCut
 	}
-	if err := ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil && l.shift.ctx.Err() != nil {
 		return none, err
 	}
 	what = l.site.name + " " + what
