@@ -236,7 +236,7 @@ func (h *Handler) Answer(w http.ResponseWriter, result any) {
 func (h *Handler) answer(w http.ResponseWriter, status int, body envelope) {
 	text := line(body)
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(text))) // whole, also for who is still sending
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))                       // whole, also for who is still sending
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeWithin)) // a writer that knows none has no slow caller
 	w.WriteHeader(status)
 	_, _ = w.Write(text) // nobody is left to tell
