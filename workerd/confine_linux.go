@@ -170,8 +170,13 @@ func allow(set int, path string, rights uint64) error {
 	return nil
 }
 
-// limit bounds what a process may take, and makes it the first to go when the
-// machine has no memory left. All of it is a second wall: the watch is the first.
+// sacrifice makes a process one of the first to go when the machine has no memory
+// left; where that is refused, the kernel chooses.
+func sacrifice(pid int) {
+	_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte("500"), 0)
+}
+
+// limit bounds what a process may take, as a second wall: the watch is the first.
 func limit(pid int, memory int64) {
 	const core, files, data = 4, 7, 2
 	for resource, value := range map[uintptr]uint64{data: uint64(memory) + reservedBytes, core: 0, files: maxFiles} {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -77,5 +78,51 @@ func TestUsage(t *testing.T) {
 func TestBackoff(t *testing.T) {
 	if backoff(freeCrashes) != 0 || backoff(freeCrashes+1) != firstBackoff || backoff(freeCrashes+2) != 2*firstBackoff || backoff(1000) != maxBackoff {
 		t.Error(backoff(freeCrashes), backoff(freeCrashes+1), backoff(freeCrashes+2), backoff(1000))
+	}
+}
+
+// A process has what the kernel was asked for.
+func TestProcessIsConfined(t *testing.T) {
+	path, err := find("../test/workerd/node_modules/workerd/bin/workerd")
+	if err != nil {
+		t.Fatalf("no Workers runtime: run make deps (%v)", err)
+	}
+	dir, err := os.MkdirTemp("", "wd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	r := New(Options{Path: path, Dir: dir})
+	p, err := r.launch(t.Context().Done(), &Worker{Name: "a", Main: "a", CompatibilityDate: "2026-08-01",
+		Modules: []Module{{Name: "a", Type: ESModule, Content: []byte("export default {}")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.end("", DefaultStop)
+	proc := "/proc/" + strconv.Itoa(p.pid) + "/"
+	status, _ := os.ReadFile(proc + "status")
+	limits, _ := os.ReadFile(proc + "limits")
+	adjusted, _ := os.ReadFile(proc + "oom_score_adj")
+	environment, _ := os.ReadFile(proc + "environ")
+	if !strings.Contains(string(status), "NoNewPrivs:\t1") || !strings.Contains(string(status), "CapEff:\t0000000000000000") && r.Isolated() {
+		t.Errorf("%s", status)
+	}
+	data := strconv.FormatInt(r.opts.MemoryBytes+reservedBytes, 10)
+	if got := strings.Join(strings.Fields(string(limits)), " "); !strings.Contains(got, "Max data size "+data+" "+data) || !strings.Contains(got, "Max core file size 0 0") {
+		t.Errorf("%s", limits)
+	}
+	if string(adjusted) != "500\n" || string(environment) != "TZ=UTC\x00" {
+		t.Errorf("oom_score_adj %q, environment %q", adjusted, environment)
+	}
+	if !r.Isolated() {
+		t.Log("the kernel gives no namespaces here")
+		return
+	}
+	for _, kind := range []string{"user", "net", "pid", "mnt", "ipc", "uts"} {
+		theirs, err := os.Readlink(proc + "ns/" + kind)
+		ours, _ := os.Readlink("/proc/self/ns/" + kind)
+		if err != nil || theirs == ours {
+			t.Errorf("namespace %s: %q and ours %q (%v)", kind, theirs, ours, err)
+		}
 	}
 }

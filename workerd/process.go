@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/rand"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,6 +47,7 @@ type process struct {
 	pid     int
 	started time.Time
 	pool    pool
+	gone    bool // has ended; guarded by the Runtime's mu
 
 	owner    atomic.Pointer[script]
 	progress atomic.Int64  // signs of life
@@ -101,8 +101,6 @@ func isScript(path string) bool {
 	return string(head) == "#!"
 }
 
-func sameToken(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
-
 // launch starts a process and returns it when it is ready.
 func (r *Runtime) launch(cancel <-chan struct{}, w *Worker) (*process, error) {
 	if err := validate(w, &r.opts); err != nil {
@@ -119,7 +117,7 @@ func (r *Runtime) launch(cancel <-chan struct{}, w *Worker) (*process, error) {
 	ready, err := p.begin(binary)
 	r.mu.Lock()
 	r.starting--
-	if err == nil {
+	if err == nil && !p.gone {
 		r.processes[p] = struct{}{}
 	}
 	closed := r.closed
@@ -240,11 +238,14 @@ func (p *process) begin(binary string) (ready chan struct{}, err error) {
 		return cmd
 	}
 	p.started, p.lastUsed = time.Now(), time.Now()
+	p.rt.tokens.Store(p.token, p)
 	said := make(chan struct{})
 	if err := p.spawn(command, said); err != nil {
+		p.rt.tokens.Delete(p.token)
 		_, _ = control.Close(), output.Close()
 		return nil, err
 	}
+	sacrifice(p.pid)
 	ready = make(chan struct{})
 	p.rt.running.Go(func() { p.listening(control, ready) })
 	p.rt.running.Go(func() { p.output(output, said) })
@@ -287,8 +288,10 @@ func (p *process) ended(state *os.ProcessState) {
 	p.retired = true
 	p.mu.Unlock()
 	p.clean()
+	r.tokens.Delete(p.token)
 	r.mu.Lock()
 	delete(r.processes, p)
+	p.gone = true
 	r.mu.Unlock()
 	close(p.dead)
 	if s := p.owner.Load(); s != nil {

@@ -161,6 +161,7 @@ type Runtime struct {
 	running sync.WaitGroup // every goroutine and process
 	closing chan struct{}  // closed when Run ends
 
+	tokens  sync.Map    // token: *process, from its start to its end
 	buffers sync.Pool   // of *[copyBuffer]byte
 	shared  atomic.Bool // namespaces are refused here: Workers share ours
 
@@ -362,19 +363,15 @@ type Caller struct{ Name, Version string }
 // Identify tells whose process sent a request with this token, and refuses a
 // namespace (if one is given) that is not bound there.
 func (r *Runtime) Identify(token, namespace string) (Caller, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for p := range r.processes {
-		if !sameToken(p.token, token) {
-			continue
-		}
-		w := p.worker
-		bound := namespace == "" || slices.ContainsFunc(w.Bindings, func(b Binding) bool {
-			return b.Kind == BindKV && b.Value == namespace
-		})
-		return Caller{w.Name, w.Version}, bound
+	found, ok := r.tokens.Load(token)
+	if !ok {
+		return Caller{}, false
 	}
-	return Caller{}, false
+	w := found.(*process).worker
+	bound := namespace == "" || slices.ContainsFunc(w.Bindings, func(b Binding) bool {
+		return b.Kind == BindKV && b.Value == namespace
+	})
+	return Caller{w.Name, w.Version}, bound
 }
 
 // A Status is what runs of one Worker.

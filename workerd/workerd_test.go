@@ -552,3 +552,40 @@ func dial(tb testing.TB, host string) net.Conn {
 	tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
+
+// A head may be long, up to a limit.
+func TestLongHeads(t *testing.T) {
+	w := start(t, workerd.Options{})
+	w.deploy(worker("a", "1", `export default {fetch(r) { return new Response("ok", {headers: {"X-Long": "y".repeat(Number(new URL(r.url).search.slice(1)))}}) }}`))
+	head := len("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/plain;charset=UTF-8\r\nX-Long: \r\nX-NK-OK: 1\r\n\r\n")
+	for length, want := range map[int]int{256<<10 - head: 200, 256<<10 - head + 1: 500} {
+		if status, _ := w.get("a", fmt.Sprint("/?", length)); status != want {
+			t.Errorf("a header of %d bytes: status %d", length, status)
+		}
+	}
+}
+
+// What a Worker logs is told, with whose it is.
+func TestOutput(t *testing.T) {
+	var lines sync.Map
+	w := start(t, workerd.Options{Output: func(name, version string, line []byte) { lines.Store(name+version, string(line)) }})
+	w.deploy(worker("a", "3", `export default {fetch() { console.warn("careful", {a: 1}); return new Response("ok") }}`))
+	w.want("a", "/", 200, "ok")
+	until(t, "the line has come", func() bool {
+		line, _ := lines.Load("a3")
+		text, _ := line.(string)
+		return strings.Contains(text, "careful") && strings.Contains(text, `"level":"warn"`)
+	})
+}
+
+// A connection that does not end does not keep an old version for ever.
+func TestDrainEnds(t *testing.T) {
+	w := start(t, workerd.Options{Drain: 100 * time.Millisecond, Linger: time.Millisecond, Stop: 100 * time.Millisecond})
+	w.deploy(worker("a", "1", `export default {async fetch() { await scheduler.wait(60000); return new Response("late") }}`))
+	c := dial(t, strings.TrimPrefix(w.url, "http://"))
+	_, _ = io.WriteString(c, "GET / HTTP/1.1\r\nHost: a.x\r\nConnection: close\r\n\r\n")
+	until(t, "it is in flight", func() bool { return w.status("a").InFlight == 1 })
+	w.deploy(worker("a", "2", answering(`"two"`)))
+	until(t, "the old version has ended", func() bool { return w.rt.Processes() == 1 })
+	w.want("a", "/", 200, "two")
+}
