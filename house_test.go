@@ -78,18 +78,19 @@ var arrows = map[string]string{
 var (
 	longFunctions = map[string]string{}
 	realSleeps    = map[string]string{
-		"gateway/gateway_test.go":         "every world of a gateway runs in a bubble",
-		"internal/guard/guard_test.go":    "every guard that runs does so in a bubble",
-		"edge/tier_test.go":               "the cases of a table sleep in the bubble that runs them",
-		"proxy/split_sweep_test.go":       "what runs beside a sweep does so in a bubble",
-		"test/sim/gateway_check_test.go":  "the whole simulation is run in a bubble of simulated time",
-		"test/sim/gateway_client_test.go": "the whole simulation is run in a bubble of simulated time",
-		"test/sim/gateway_plane_test.go":  "the whole simulation is run in a bubble of simulated time",
-		"test/sim/gateway_site_test.go":   "the whole simulation is run in a bubble of simulated time",
-		"test/sim/gateway_test.go":        "the whole simulation is run in a bubble of simulated time",
-		"test/sim/gateway_world_test.go":  "the whole simulation is run in a bubble of simulated time",
-		"test/sim/sim_test.go":            "the whole simulation is run in a bubble of simulated time",
-		"test/sim/world_test.go":          "the whole simulation is run in a bubble of simulated time",
+		"gateway/gateway_test.go":              "every world of a gateway runs in a bubble",
+		"internal/guard/guard_test.go":         "every guard that runs does so in a bubble",
+		"edge/tier_test.go":                    "the cases of a table sleep in the bubble that runs them",
+		"proxy/split_sweep_test.go":            "what runs beside a sweep does so in a bubble",
+		"test/sim/gateway_check_test.go":       "the whole simulation is run in a bubble of simulated time",
+		"test/sim/gateway_client_test.go":      "the whole simulation is run in a bubble of simulated time",
+		"test/sim/gateway_consistency_test.go": "the whole simulation is run in a bubble of simulated time",
+		"test/sim/gateway_plane_test.go":       "the whole simulation is run in a bubble of simulated time",
+		"test/sim/gateway_site_test.go":        "the whole simulation is run in a bubble of simulated time",
+		"test/sim/gateway_test.go":             "the whole simulation is run in a bubble of simulated time",
+		"test/sim/gateway_world_test.go":       "the whole simulation is run in a bubble of simulated time",
+		"test/sim/sim_test.go":                 "the whole simulation is run in a bubble of simulated time",
+		"test/sim/world_test.go":               "the whole simulation is run in a bubble of simulated time",
 	}
 )
 
