@@ -278,45 +278,6 @@ func edgeKilled(ctx context.Context, w *world, hold time.Duration) error {
 	return w.restart(ctx, w.edges[len(w.edges)-1], func() { pause(ctx, hold/4) })
 }
 
-// restart kills an entry, does something, starts it, and waits until clients are
-// served through all entries that it stands behind.
-func (w *world) restart(ctx context.Context, e *entry, meanwhile func()) error {
-	e.outages.goes()
-	if err := w.kill(e); err != nil {
-		return err
-	}
-	meanwhile()
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	began := time.Now()
-	if err := w.startEntry(ctx, e); err != nil {
-		return err
-	}
-	ready := time.Since(began)
-	served := []*entry{e}
-	if e == w.centre {
-		served = w.entries()
-	}
-	for _, through := range served {
-		if err := await(ctx, "writes through "+through.name, func() error { return w.probe(ctx, through) }); err != nil {
-			return err
-		}
-	}
-	away := e.outages.isBack()
-	w.say("    %s was away for %s; ready %s after its start", e.name, seconds(away), seconds(ready))
-	return nil
-}
-
-// probe writes a key of its own through an entry.
-func (w *world) probe(ctx context.Context, e *entry) error {
-	a, err := w.ask(ctx, e, request{method: "PUT", path: w.valuePath("probe"), body: []byte("probe")})
-	if err == nil && a.status != 200 {
-		err = fmt.Errorf("%s", a)
-	}
-	return err
-}
-
 // oneAfterTheOther: a has no time to get what it missed. What b alone has can not
 // be read then; writes go on, and answers say that they are old.
 func oneAfterTheOther(ctx context.Context, w *world, hold time.Duration) error {

@@ -14,6 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/signal"
@@ -181,3 +182,5 @@ func plural(n int, what string) string {
 	}
 	return fmt.Sprintf("%d %ss", n, strings.TrimSuffix(what, "s"))
 }
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", math.Max(0, d.Seconds())) }

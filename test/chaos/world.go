@@ -5,21 +5,16 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/nearkey/nearkey/api/admin"
 	"github.com/nearkey/nearkey/internal/pgtest"
 	"github.com/nearkey/nearkey/internal/process"
 	"github.com/nearkey/nearkey/internal/s3test"
@@ -76,26 +71,6 @@ type world struct {
 	watch watch
 	load  *load // on all of this
 }
-
-// entry is where clients come in: the centre or an edge.
-type entry struct {
-	name    string
-	address string
-	data    string
-	args    []string
-	server  *process.Server
-
-	outages outages
-}
-
-// outages are the times at which something was not there: an entry, or the centre
-// behind it, from before it was killed until writes through it succeeded again.
-type outages struct {
-	mu  sync.Mutex // guards all
-	all []outage
-}
-
-type outage struct{ from, to time.Time }
 
 func (w *world) say(format string, args ...any) {
 	at := "       "
@@ -278,94 +253,6 @@ func (w *world) providers() []*provider {
 	return []*provider{w.a, w.b}
 }
 
-// entries are all ways in.
-func (w *world) entries() []*entry { return append([]*entry{w.centre}, w.edges...) }
-
-func (w *world) newEntry(name string, args ...string) (e *entry, err error) {
-	e = &entry{name: name, data: filepath.Join(w.dir, strings.ReplaceAll(name, " ", "-"))}
-	if e.address, err = freeAddress(); err != nil {
-		return nil, err
-	}
-	e.args = append(args, "--listen", e.address)
-	w.site.Cleanup(func() {
-		if e.server != nil {
-			e.server.Kill()
-		}
-	})
-	return e, os.Mkdir(e.data, 0o700)
-}
-
-func (w *world) startEntry(ctx context.Context, e *entry) (err error) {
-	server, err := process.Serve(ctx, w.binary, e.data, e.args...)
-	if err != nil {
-		return fmt.Errorf("start %s: %w", e.name, err)
-	}
-	e.server = server
-	return nil
-}
-
-// goes notes that it is about to go away.
-func (o *outages) goes() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.all = append(o.all, outage{from: time.Now()})
-}
-
-// isBack notes that it is there again, and returns how long it was away.
-func (o *outages) isBack() time.Duration {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	last := &o.all[len(o.all)-1]
-	last.to = time.Now()
-	return last.to.Sub(last.from)
-}
-
-// overlap reports whether it was away at some time between two.
-func (o *outages) overlap(from, to time.Time) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for _, out := range o.all {
-		if out.from.Before(to) && (out.to.IsZero() || out.to.After(from)) {
-			return true
-		}
-	}
-	return false
-}
-
-// away reports whether an entry, or the centre behind it, was not there at some
-// time between two.
-func (w *world) away(e *entry, from, to time.Time) bool {
-	return e.outages.overlap(from, to) || w.centre.outages.overlap(from, to)
-}
-
-// longestOutage is the longest time that an entry was away.
-func (w *world) longestOutage() (longest time.Duration) {
-	for _, e := range w.entries() {
-		e.outages.mu.Lock()
-		for _, o := range e.outages.all {
-			longest = max(longest, o.to.Sub(o.from))
-		}
-		e.outages.mu.Unlock()
-	}
-	return longest
-}
-
-// kill ends an entry as a power switch does. What it printed must not tell of a bug.
-func (w *world) kill(e *entry) error {
-	e.server.Kill()
-	return sound(e.name, e.server.Output())
-}
-
-// sound complains if what a process printed tells of a bug.
-func sound(what, text string) error {
-	for _, sign := range []string{"panic", "DATA RACE", "fatal error", "goroutine "} {
-		if strings.Contains(text, sign) {
-			return fmt.Errorf("%s says %q:\n%s", what, sign, text)
-		}
-	}
-	return nil
-}
-
 // nearkey runs a command against the centre and returns its exit code and what it
 // printed.
 func (w *world) nearkey(ctx context.Context, args ...string) (code int, stdout, stderr string, err error) {
@@ -392,119 +279,4 @@ func (w *world) createNamespace(ctx context.Context) error {
 	}
 	w.namespace = strings.TrimSpace(out)
 	return nil
-}
-
-// repair is what the centre says of providers and queue.
-func (w *world) repair(ctx context.Context) (r admin.Repair, err error) {
-	a, err := w.ask(ctx, w.centre, request{method: "GET", path: admin.Prefix + "repair"})
-	if err != nil {
-		return r, err
-	}
-	if a.status != 200 {
-		return r, fmt.Errorf("repair status: %s", a)
-	}
-	return r, json.Unmarshal(a.body, &struct{ Result *admin.Repair }{&r})
-}
-
-// watch is what a look at the repair queue, again and again, has seen.
-type watch struct{ peak, since atomic.Int64 }
-
-// watchQueue looks until ctx ends.
-func (w *world) watchQueue(ctx context.Context) {
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		r, err := w.repair(ctx)
-		if err != nil {
-			continue // it is away
-		}
-		for _, most := range []*atomic.Int64{&w.watch.peak, &w.watch.since} {
-			for old := most.Load(); int64(r.Queue.Depth) > old && !most.CompareAndSwap(old, int64(r.Queue.Depth)); {
-				old = most.Load()
-			}
-		}
-	}
-}
-
-// await polls for a condition.
-func await(ctx context.Context, what string, met func() error) error {
-	deadline := time.Now().Add(patience)
-	for {
-		err := met()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s: not within %s: %w", what, patience, err)
-		}
-		select {
-		case <-time.After(20 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// awaitUp waits until all providers are up.
-func (w *world) awaitUp(ctx context.Context) error {
-	return await(ctx, "all providers are up", func() error {
-		r, err := w.repair(ctx)
-		for _, p := range r.Providers {
-			if !p.Up {
-				err = errors.Join(err, fmt.Errorf("provider %s: %s", p.Name, p.Error))
-			}
-		}
-		return err
-	})
-}
-
-// awaitRepaired waits until nothing waits for repair and all is believed.
-func (w *world) awaitRepaired(ctx context.Context) error {
-	return await(ctx, "everything is repaired", func() error {
-		r, err := w.repair(ctx)
-		if err != nil {
-			return err
-		}
-		for _, p := range r.Providers {
-			if !p.Up || !p.Trusted {
-				return fmt.Errorf("provider %s is up: %v, believed: %v (%s)", p.Name, p.Up, p.Trusted, p.Error)
-			}
-		}
-		if r.Queue.Depth > 0 || r.Queue.Dirty > 0 {
-			return fmt.Errorf("%d keys and %d namespaces wait", r.Queue.Depth, r.Queue.Dirty)
-		}
-		return nil
-	})
-}
-
-func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", math.Max(0, d.Seconds())) }
-
-// diagnose tells of a run that cannot go on what those see who know most.
-func (w *world) diagnose(ctx context.Context) {
-	r, err := w.repair(ctx)
-	text, _ := json.Marshal(r) // it is plain data
-	w.say("the centre says: %s %v", text, err)
-	const activity = "select pid, state, wait_event_type, wait_event, now() - query_start as since, left(query, 80) from pg_stat_activity where backend_type = 'client backend'"
-	const replication = "select application_name, state, sync_state, sent_lsn, flush_lsn from pg_stat_replication"
-	for _, p := range w.providers() {
-		for _, node := range p.nodes() {
-			if node.Running() {
-				w.say("provider %s, %s:\n%s\n%s", p.name, node.Address(), node.Exec(activity), node.Exec(replication))
-			}
-		}
-	}
-	for _, e := range w.entries() {
-		if e != nil && e.server != nil {
-			e.server.Kill()
-			said := e.server.Output()
-			w.say("%s said:\n%s", e.name, said[max(0, len(said)-20_000):])
-		}
-	}
 }
