@@ -1,14 +1,22 @@
 package workerd
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
+	"io"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // confined runs a command as a Worker's process is run, and returns what it said.
@@ -66,6 +74,56 @@ func TestConfinementIsTheThreads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A kept connection that has ended costs a request that can be repeated nothing,
+// and any other one a look.
+func TestKeptConnections(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	served := make(chan struct{})
+	go func() { // one answer per connection, which then ends without a word
+		defer close(served)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+				_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nX-NK-OK: 1\r\nContent-Length: 2\r\n\r\nok")
+			}
+			_ = c.Close()
+		}
+	}()
+	p := &process{rt: New(Options{}), socket: l.Addr().String(), dead: make(chan struct{})}
+	for i := range 20 {
+		for _, method := range []string{"GET", "POST"} {
+			rec := httptest.NewRecorder()
+			x := exchange{p: p, w: rec, r: httptest.NewRequest(method, "http://a/", nil)}
+			if err := x.run(); err != nil || rec.Body.String() != "ok" {
+				t.Fatalf("%s %d: %v %q", method, i, err, rec.Body)
+			}
+			if len(p.pool.idle) != 1 {
+				t.Fatalf("%d connections are kept", len(p.pool.idle))
+			}
+			for deadline := time.Now().Add(10 * time.Second); p.pool.idle[0].quiet(); {
+				if time.Now().After(deadline) {
+					t.Fatal("the connection does not end")
+				}
+			}
+		}
+	}
+	// The control: unlooked at, a request that must not be repeated is lost.
+	x := exchange{p: p, w: httptest.NewRecorder(), r: httptest.NewRequest("POST", "http://a/", nil)}
+	x.c = p.pool.idle[0]
+	if err := x.once(); !errors.Is(err, errStale) {
+		t.Errorf("control: %v", err)
+	}
+	_ = l.Close()
+	<-served
 }
 
 func TestUsage(t *testing.T) {

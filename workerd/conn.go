@@ -45,8 +45,9 @@ type pool struct {
 	closed bool
 }
 
-// get returns a connection that was open a moment ago.
-func (l *pool) get(ctx context.Context, socket string) (*conn, error) {
+// get returns a connection, a kept one if there is. With sure, it was open a moment
+// ago: a request that can be sent again saves the look.
+func (l *pool) get(ctx context.Context, socket string, sure bool) (*conn, error) {
 	for {
 		l.mu.Lock()
 		var c *conn
@@ -58,7 +59,7 @@ func (l *pool) get(ctx context.Context, socket string) (*conn, error) {
 		if c == nil {
 			return dial(ctx, socket)
 		}
-		if c.quiet() {
+		if !sure || c.quiet() {
 			return c, nil
 		}
 		_ = c.Close()

@@ -174,7 +174,7 @@ type exchange struct {
 // connection broke before anything came back.
 func (x *exchange) run() error {
 	for {
-		c, err := x.p.pool.get(x.r.Context(), x.p.socket)
+		c, err := x.p.pool.get(x.r.Context(), x.p.socket, !repeatable(x.r))
 		if err != nil {
 			return err
 		}
