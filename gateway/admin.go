@@ -149,11 +149,11 @@ func (g *Gateway) recent(ctx context.Context, m *member) error {
 	switch left := time.Unix(0, m.kept.Left); {
 	case err != nil:
 		return err
-	case empty || g.opts.ForgetAfter < 0:
+	case empty || g.opts.ForgetAfter <= 0:
 		return nil
 	case m.kept.Left == 0:
 		return fmt.Errorf("%w: it holds records of unknown age, which could bring deleted keys back; have it emptied first", ErrRefused)
-	case time.Since(left) > g.opts.ForgetAfter/2:
+	case g.tooOld(left):
 		return fmt.Errorf("%w: it was last in use at %s and could bring deleted keys back; have it emptied first",
 			ErrRefused, left.UTC().Format(time.RFC3339))
 	}
@@ -268,12 +268,27 @@ func (g *Gateway) Remove(ctx context.Context, name string, force bool) error {
 		defer stay()
 	}
 	m.doubted.Add(1)
-	if err := g.keep(ctx, m, kept{State: Removed, Left: time.Now().UnixNano()}); err != nil {
+	if err := g.keep(ctx, m, kept{State: Removed, Left: g.completeUntil(m)}); err != nil {
 		return err
 	}
 	g.queue.without(m.bit)
 	g.doubt.without(m.bit)
 	return nil
+}
+
+// completeUntil is up to when a member certainly has all that was acknowledged, ns
+// since 1970; 0: that is not known.
+func (g *Gateway) completeUntil(m *member) int64 {
+	if m.distrusted.Load() || m.state.Load() == filling || m.state.Load() == removed || g.doubt.about(m.bit) {
+		return 0
+	}
+	until := time.Now()
+	g.queue.each(func(_ kv.Ref, e *entry) {
+		if e.lacking.has(m.bit) && e.since.Before(until) {
+			until = e.since
+		}
+	})
+	return until.UnixNano()
 }
 
 // Distrust says that a provider may have gone back in time, for example because it

@@ -92,6 +92,20 @@ func (d *doubt) waiting() map[kv.NamespaceID]uint64 {
 	return all
 }
 
+// about reports whether a member is in doubt in any namespace.
+func (d *doubt) about(who mask) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, of := range []map[kv.NamespaceID]mask{d.dirty, d.drops} {
+		for _, doubted := range of {
+			if doubted.has(who) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // only counts the namespaces about which none of some members is believed.
 func (d *doubt) only(members mask) (namespaces int) {
 	d.mu.Lock()

@@ -666,6 +666,40 @@ func TestRemoveRefused(t *testing.T) {
 	})
 }
 
+// A provider that had fallen behind before it was removed is not as new as it was
+// then: what it lacked may be forgotten by the others. Nor is one that goes back
+// while it is removed.
+func TestRemovedWhileBehind(t *testing.T) {
+	behind := func(w *world) {
+		w.b.set(kvtest.Refused, 0)
+		w.put("k", kv.Tombstone(at(time.Now())))
+		time.Sleep(20 * time.Minute)
+	}
+	wentBack := func(w *world) { w.put("k", kv.Tombstone(at(time.Now()))) }
+	for name, before := range map[string]func(*world){"behind": behind, "went back": wentBack, "neither": func(*world) {}} {
+		t.Run(name, func(t *testing.T) {
+			inWorld(t, gateway.Options{ForgetAfter: 24 * time.Minute, CrawlEvery: time.Minute}, func(w *world) {
+				w.put("k", value(at(time.Now()), "v"))
+				time.Sleep(time.Minute)
+				old := w.clone(w.b)
+				before(w)
+				time.Sleep(time.Minute)
+				if err := w.Remove(w.t.Context(), "b", false); err != nil {
+					t.Fatal(err)
+				}
+				w.b.set(kvtest.None, 0)
+				if name == "went back" {
+					w.b.replace(old)
+				}
+				time.Sleep(8 * time.Minute)
+				if err := w.Fill(w.t.Context(), "b", false); errors.Is(err, gateway.ErrRefused) != (name != "neither") {
+					t.Errorf("fill with what it has: %v", err)
+				}
+			})
+		})
+	}
+}
+
 // A namespace that is dropped while a provider is down does not come back.
 func TestDrop(t *testing.T) {
 	inWorld(t, gateway.Options{CrawlEvery: time.Minute}, func(w *world) {

@@ -106,7 +106,8 @@ type kept struct {
 
 	// Joining says that it is to be filled as soon as it is certain to be empty.
 	Joining bool `json:"joining,omitempty"`
-	// Left is when it was removed, ns since 1970; 0: what it holds is of unknown age.
+	// Left is when it was removed, or fell behind before it was, ns since 1970; 0: what
+	// it holds is of unknown age.
 	Left int64 `json:"left,omitempty"`
 }
 
@@ -235,6 +236,13 @@ func (g *Gateway) beat(ctx context.Context, m *member, store kv.Store, ns kv.Nam
 	return nil
 }
 
+// tooOld reports whether records of some time could be of keys whose tombstones have
+// been forgotten since, with half of ForgetAfter to spare: clocks of writers differ,
+// and what was under way then is older still.
+func (g *Gateway) tooOld(t time.Time) bool {
+	return g.opts.ForgetAfter > 0 && time.Since(t) > g.opts.ForgetAfter/2
+}
+
 // wentBack is called when a provider shows an older pulse than it acknowledged.
 func (g *Gateway) wentBack(ctx context.Context, m *member, from, to kv.Version) error {
 	g.opts.Logger.Error("a provider has gone back in time: it lacks writes that it had acknowledged",
@@ -244,14 +252,16 @@ func (g *Gateway) wentBack(ctx context.Context, m *member, from, to kv.Version) 
 	}
 	defer g.admin.give()
 	if m.state.Load() == removed {
-		return nil
+		k := m.kept
+		k.Left = 0 // what it holds is older than that
+		return g.keep(ctx, m, k)
 	}
 	m.doubted.Add(1)
 	if m.state.Load() == filling {
 		return g.keep(ctx, m, kept{State: Filling})
 	}
-	if g.opts.ForgetAfter > 0 && time.Since(to.Time()) > g.opts.ForgetAfter && len(g.with(active)) > 1 {
-		g.opts.Logger.Error("a provider is older than tombstones are kept and would bring deleted keys back; it is taken out of service and must be filled anew",
+	if g.tooOld(to.Time()) && len(g.with(active)) > 1 {
+		g.opts.Logger.Error("a provider is so old that it could bring deleted keys back; it is taken out of service and must be filled anew",
 			"provider", m.name, "forget_after", g.opts.ForgetAfter)
 		return g.keep(ctx, m, kept{State: Removed})
 	}
