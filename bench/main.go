@@ -34,6 +34,7 @@ type options struct {
 	rounds         int           // of each measurement
 	slice          time.Duration // of each round
 	memoryMiB      int           // the bound that nearkey is given
+	first          bool          // latencies are measured before all else that the machine does
 	profile        string        // the file of this process's CPU profile; empty: none
 }
 
@@ -133,6 +134,7 @@ func parse(args []string) (options, error) {
 	flags.BoolVar(&opts.full, "full", false, "also 5 million keys, 10 million copies, a busier day and half a minute of news: many minutes more")
 	flags.IntVar(&opts.rounds, "rounds", 5, "rounds of each measurement; the median counts")
 	flags.DurationVar(&opts.slice, "slice", 2*time.Second, "length of a round")
+	flags.BoolVar(&opts.first, "first", true, "measure the latency of point reads before all else that the machine does, where that is allowed")
 	flags.StringVar(&opts.profile, "cpuprofile", "", "the file for a CPU profile of this process")
 	flags.IntVar(&opts.memoryMiB, "memory", 512, "the memory that nearkey may have, MiB")
 	if err := flags.Parse(args); err != nil {
