@@ -127,6 +127,20 @@ func (l Limits) CheckExpiration(now time.Time, expiration, ttl string) (int64, e
 	return n, nil
 }
 
+// CheckCacheTTL returns the staleness that a reader accepts who asks for a cacheTtl
+// of so many seconds, a decimal number.
+func (l Limits) CheckCacheTTL(text string) (time.Duration, error) {
+	seconds, err := strconv.ParseInt(text, 10, 64)
+	least := int64(l.MinCacheTTL / time.Second)
+	switch {
+	case err != nil:
+		return 0, broken(RuleCacheTTL, "Invalid cache_ttl of %s. Please specify an integer.", shown(text))
+	case seconds < least:
+		return 0, broken(RuleCacheTTL, "Invalid cache_ttl of %s. Cache TTL must be at least %d.", shown(text), least)
+	}
+	return time.Duration(min(seconds, math.MaxInt64/int64(time.Second))) * time.Second, nil
+}
+
 // maxExpiration is the last second that a client's 64-bit float can hold exactly.
 const maxExpiration = 1<<53 - 1
 

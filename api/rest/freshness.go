@@ -1,7 +1,6 @@
 package rest
 
 import (
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -21,7 +20,7 @@ func (s *Server) maxAge(c *call, cacheTTL string) (time.Duration, error) {
 	accepted := s.accepts
 	if cacheTTL != "" {
 		var err error
-		if accepted, err = checkCacheTTL(s.rules.Limits, cacheTTL); err != nil {
+		if accepted, err = s.rules.Limits.CheckCacheTTL(cacheTTL); err != nil {
 			return 0, err
 		}
 	}
@@ -41,19 +40,6 @@ func cacheTTL(query string) (string, error) {
 		return text, err
 	}
 	return parameter(query, "cache_ttl")
-}
-
-func checkCacheTTL(limits kv.Limits, text string) (time.Duration, error) {
-	seconds, err := strconv.ParseInt(text, 10, 64)
-	least := int64(limits.MinCacheTTL / time.Second)
-	switch {
-	case err != nil:
-		return 0, &kv.RuleError{Rule: kv.RuleCacheTTL, Text: "Invalid cache_ttl of " + shown(text) + ". Please specify an integer."}
-	case seconds < least:
-		return 0, &kv.RuleError{Rule: kv.RuleCacheTTL,
-			Text: "Invalid cache_ttl of " + shown(text) + ". Cache TTL must be at least " + strconv.FormatInt(least, 10) + "."}
-	}
-	return time.Duration(min(seconds, math.MaxInt64/int64(time.Second))) * time.Second, nil
 }
 
 func noCache(headers []string) bool {
