@@ -1,0 +1,289 @@
+package binding
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nearkey/nearkey/edge"
+	"github.com/nearkey/nearkey/kv"
+	"github.com/nearkey/nearkey/store/memory"
+)
+
+const identity = "X-NK-NS: n\r\nX-NK-Token: t\r\n"
+
+// world is a server on a socket, over a tier over memory.
+type world struct {
+	t      testing.TB
+	server *Server
+	path   string
+}
+
+func newWorld(t testing.TB, change func(*Config)) *world {
+	t.Helper()
+	tier := edge.New(memory.New(), edge.Options{Sole: true, MaxSkew: -1})
+	rules := &kv.Rules{Limits: kv.CloudflareLimits(), Stamp: kv.NewStamper(1, time.Now)}
+	id := kv.NamespaceID{1}
+	config := Config{
+		Identify: func(token, binding string) (Space, error) {
+			if token != "t" || binding != "n" {
+				return Space{}, errors.New("unknown")
+			}
+			return Space{id, kv.NewNamespace(tier, id, rules)}, nil
+		},
+		Limits: rules.Limits, Near: tier, MaxAge: time.Minute,
+	}
+	if change != nil {
+		change(&config)
+	}
+	w := &world{t: t, server: New(config), path: filepath.Join(t.TempDir(), "kv.sock")}
+	l, err := net.Listen("unix", w.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- w.server.Serve(t.Context(), l) }()
+	t.Cleanup(func() {
+		_ = w.server.Close()
+		<-done
+		w.server.wait.Wait()
+		if held := w.server.held.Load(); held != 0 {
+			t.Errorf("%d bytes are still held", held)
+		}
+	})
+	return w
+}
+
+func (w *world) dial() net.Conn {
+	w.t.Helper()
+	c, err := net.Dial("unix", w.path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	w.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func request(line, fields, body string) string {
+	return line + " HTTP/1.1\r\nHost: fake-host\r\n" + identity + fields + "\r\n" + body
+}
+
+func sized(line, fields, body string) string {
+	return request(line, fmt.Sprintf("%sContent-Length: %d\r\n", fields, len(body)), body)
+}
+
+const empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+func refused(status, text string) string {
+	return "HTTP/1.1 " + status + " " + text + "\r\nContent-Length: 0\r\n\r\n"
+}
+
+// conversation sends each request on one connection and compares the answers, byte
+// for byte.
+func (w *world) conversation(steps ...[2]string) {
+	w.t.Helper()
+	c := w.dial()
+	for _, step := range steps {
+		go func() { _, _ = io.WriteString(c, step[0]) }()
+		got := make([]byte, len(step[1]))
+		n, err := io.ReadFull(c, got)
+		if string(got[:n]) != step[1] {
+			w.t.Fatalf("%.200q\n got %.400q (%v)\nwant %.400q", step[0], got[:n], err, step[1])
+		}
+	}
+}
+
+func TestOperations(t *testing.T) {
+	newWorld(t, nil).conversation(
+		[2]string{request("GET /k?urlencoded=true", "", ""), "HTTP/1.1 404 Not Found\r\nCF-Cache-Status: MISS\r\nContent-Length: 0\r\n\r\n"},
+		[2]string{sized("PUT /k?urlencoded=true", "CF-KV-Metadata: {\"a\":\"é\"}\r\n", "value"), empty},
+		[2]string{request("GET /k?urlencoded=true&cache_ttl=30", "", ""),
+			"HTTP/1.1 200 OK\r\nCF-Cache-Status: HIT\r\nCF-KV-Metadata: {\"a\":\"é\"}\r\nContent-Length: 5\r\n\r\nvalue"},
+		[2]string{request("GET /", "", ""), "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 72\r\n\r\n" +
+			`{"keys":[{"name":"k","metadata":"{\"a\":\"é\"}"}],"list_complete":true}`},
+		[2]string{sized("PUT /a%2Fb+c%25?urlencoded=true", "", `{"n":1}`), empty},
+		[2]string{sized("POST /bulk/get", "", `{"keys":["a/b+c%","none","a/b+c%"],"type":"json","withMetadata":true,"cacheTtl":"90"}`),
+			"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 56\r\n\r\n" + `{"a/b+c%":{"value":{"n":1},"metadata":null},"none":null}`},
+	)
+}
+
+func TestRefusals(t *testing.T) {
+	w := newWorld(t, nil)
+	long := strings.Repeat("k", 513)
+	for _, step := range [][2]string{
+		{sized("PUT /k?urlencoded=true&expiration_ttl=5", "", "v"), refused("400", "Invalid expiration_ttl of 5. Expiration TTL must be at least 60.")},
+		{sized("PUT /k?urlencoded=true&expiration_ttl=0", "", "v"), refused("400", "Invalid expiration_ttl of 0. Please specify integer greater than 0.")},
+		{sized("PUT /k?urlencoded=true&expiration=1", "", "v"), refused("400", "Invalid expiration of 1. Please specify integer greater than the current number of seconds since the UNIX epoch.")},
+		{request("GET /k?urlencoded=true&cache_ttl=29", "", ""), refused("400", "Invalid cache_ttl of 29. Cache TTL must be at least 30.")},
+		{request("GET /"+long+"?urlencoded=true", "", ""), refused("414", "UTF-8 encoded length of 513 exceeds key length limit of 512.")},
+		{request("GET /%zz?urlencoded=true", "", ""), refused("400", "Could not URL-decode key name")},
+		{request("DELETE /?urlencoded=true", "", ""), refused("400", "Key names must not be empty")},
+		{request("GET /?key_count_limit=1001", "", ""), refused("400", "Invalid key_count_limit of 1001. Please specify an integer less than 1000.")},
+		{request("GET /?key_count_limit=-1", "", ""), refused("400", "Invalid key_count_limit of -1. Please specify an integer greater than 0.")},
+		{request("GET /?cursor=x", "", ""), refused("400", "Invalid cursor. Please use the cursor of the previous page, or none to begin anew.")},
+		{request("GET /?prefix="+long, "", ""), refused("414", "UTF-8 encoded length of 513 exceeds key length limit of 512.")},
+		{sized("POST /bulk/get", "", `{"keys":[]}`), refused("400", "You must request a minimum of 1 key")},
+		{sized("POST /bulk/get", "", `{"keys":["`+strings.Repeat(`a","`, 100)+`a"]}`), refused("400", "You can request a maximum of 100 keys")},
+		{sized("POST /bulk/get", "", `{"keys":["a"],"type":"stream"}`), refused("400", `"stream" is not a valid type. Use "json" or "text"`)},
+		{sized("POST /bulk/get", "", strings.Repeat(" ", bulkBytes+1)), refused("413", "Request body exceeds limit of 1048576.")},
+		{sized("PUT /k?urlencoded=true", "CF-KV-Metadata: \""+strings.Repeat("m", 1023)+"\"\r\n", "v"), refused("413", "Metadata length of 1025 exceeds limit of 1024.")},
+		{sized("PUT /k?urlencoded=true", "", strings.Repeat("x", kv.MaxValueBytes+1)), refused("413", "Value length of 26214401 exceeds limit of 26214400.")},
+		{request("PATCH /k", "", ""), refused("405", "Method Not Allowed")},
+		{"GET /k HTTP/1.1\r\nX-NK-NS: n\r\nX-NK-Token: u\r\n\r\n", refused("403", "Forbidden")},
+		{"GET /k HTTP/1.1\r\n\r\n", refused("403", "Forbidden")},
+	} {
+		// The connection goes on after each.
+		w.conversation(step, [2]string{sized("PUT /after?urlencoded=true", "", "v"), empty})
+	}
+}
+
+func TestBodies(t *testing.T) {
+	w := newWorld(t, nil)
+	value := func(text string) string {
+		return fmt.Sprintf("HTTP/1.1 200 OK\r\nCF-Cache-Status: HIT\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
+	}
+	chunked := "Transfer-Encoding: chunked\r\n"
+	most := strings.Repeat("y", kv.MaxValueBytes)
+	w.conversation(
+		[2]string{request("PUT /c?urlencoded=true", chunked, "5;x=y\r\nhello\r\n1\r\n \r\n0\r\nT: r\r\n\r\n"), empty},
+		[2]string{request("GET /c?urlencoded=true", "", ""), value("hello ")},
+		[2]string{request("PUT /c?urlencoded=true", chunked, "0\r\n\r\n"), empty},
+		[2]string{request("GET /c?urlencoded=true", "", ""), value("")},
+		[2]string{request("PUT /c?urlencoded=true", chunked, fmt.Sprintf("%x\r\n%s\r\n0\r\n\r\n", len(most), most)), empty},
+		[2]string{request("PUT /c?urlencoded=true", chunked, fmt.Sprintf("%x\r\n%sz\r\n0\r\n\r\n", len(most)+1, most)),
+			refused("413", "Value length of 26214401 exceeds limit of 26214400.")},
+		// Requests that come together are answered in their order.
+		[2]string{sized("PUT /p?urlencoded=true", "", "1") + request("GET /p?urlencoded=true", "", "") + request("DELETE /p?urlencoded=true", "", ""),
+			empty + value("1") + empty},
+	)
+}
+
+func TestAdversary(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.HeadTimeout, c.BodyPause = 50*time.Millisecond, 50*time.Millisecond })
+	for name, text := range map[string]string{
+		"two lengths":         request("PUT /k", "Content-Length: 1\r\nContent-Length: 1\r\n", "v"),
+		"length and chunks":   request("PUT /k", "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+		"negative length":     request("PUT /k", "Content-Length: -1\r\n", ""),
+		"identity twice":      request("GET /k", "X-NK-Token: t\r\n", ""),
+		"folded header":       request("GET /k", "A: b\r\n c\r\n", ""),
+		"space before colon":  request("GET /k", "A : b\r\n", ""),
+		"bare line feed":      request("GET /k", "A: b\nC: d\r\n", ""),
+		"gzip coding":         request("PUT /k", "Transfer-Encoding: gzip\r\n", ""),
+		"absolute target":     request("GET http://x/k", "", ""),
+		"version":             "GET /k HTTP/2.0\r\n\r\n",
+		"head without end":    "GET /k HTTP/1.1\r\nA: " + strings.Repeat("x", headBytes+1),
+		"slow head":           "GET /k HTTP/1.1\r\n",
+		"slow body":           request("PUT /k?urlencoded=true", "Content-Length: 9\r\n", "v"),
+		"chunk of no size":    request("PUT /k?urlencoded=true", "Transfer-Encoding: chunked\r\n", "\r\n"),
+		"chunk of great size": request("PUT /k?urlencoded=true", "Transfer-Encoding: chunked\r\n", "fffffffffffff\r\n"),
+		"chunk without end":   request("PUT /k?urlencoded=true", "Transfer-Encoding: chunked\r\n", "1\r\nab\r\n0\r\n\r\n"),
+		"long trailer":        request("PUT /k?urlencoded=true", "Transfer-Encoding: chunked\r\n", "0\r\nA: "+strings.Repeat("x", trailerBytes+1)),
+	} {
+		c := w.dial()
+		go func() { _, _ = io.WriteString(c, text) }()
+		got, err := io.ReadAll(c)
+		if ne, ok := err.(net.Error); ok && ne.Timeout() {
+			t.Errorf("%s: the connection was kept", name)
+		}
+		if bytes.Contains(got, []byte(" 200 ")) {
+			t.Errorf("%s: was answered with %q", name, got)
+		}
+	}
+	w.conversation([2]string{request("DELETE /k?urlencoded=true", "", ""), empty})
+}
+
+func TestHeldBytes(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.HeldBytes = 10 })
+	w.conversation(
+		[2]string{sized("PUT /k?urlencoded=true", "", "0123456789"), empty},
+		[2]string{sized("PUT /k?urlencoded=true", "", "0123456789x"), refused("503", "Service Unavailable")},
+		[2]string{sized("PUT /k?urlencoded=true", "", "0123456789"), empty},
+	)
+}
+
+func TestMaxConns(t *testing.T) {
+	w := newWorld(t, func(c *Config) { c.MaxConns = 1 })
+	first, second := w.dial(), w.dial()
+	ask := request("DELETE /k?urlencoded=true", "", "")
+	answer := make([]byte, len(empty))
+	_, _ = io.WriteString(first, ask)
+	if _, err := io.ReadFull(first, answer); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = io.WriteString(second, ask)
+	_ = second.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+	if n, _ := second.Read(answer); n > 0 {
+		t.Fatal("more connections than MaxConns")
+	}
+	_ = first.Close()
+	_ = second.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(second, answer); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestShutdown(t *testing.T) {
+	w := newWorld(t, nil)
+	c := w.dial()
+	_, _ = io.WriteString(c, request("DELETE /k?urlencoded=true", "", ""))
+	if _, err := io.ReadFull(c, make([]byte, len(empty))); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.server.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := io.ReadAll(c); len(got) > 0 {
+		t.Fatalf("got %q", got)
+	}
+}
+
+func FuzzHead(f *testing.F) {
+	f.Add([]byte(request("PUT /k?urlencoded=true", "Content-Length: 3\r\n", "abc")), 7)
+	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"), 0)
+	f.Fuzz(func(t *testing.T, text []byte, split int) {
+		var whole, parts head
+		size, p := readHead(text, 0, &whole)
+		if size > len(text) || size > 0 && !bytes.HasSuffix(text[:size], headEnd) {
+			t.Fatalf("size %d of %d", size, len(text))
+		}
+		if split < 0 || split > len(text) {
+			return
+		}
+		if n, q := readHead(text[:split], 0, &parts); n == 0 && q == nil {
+			n, q = readHead(text, split, &parts)
+			if n != size || q != p || !bytes.Equal(parts.path, whole.path) || parts.length != whole.length {
+				t.Fatal("in two parts a head is another")
+			}
+		}
+	})
+}
+
+func BenchmarkGet(b *testing.B) {
+	w := newWorld(b, nil)
+	c := w.dial()
+	in := bufio.NewReader(c)
+	_, _ = io.WriteString(c, sized("PUT /k?urlencoded=true", "", strings.Repeat("v", 288)))
+	if _, err := in.Discard(len(empty)); err != nil {
+		b.Fatal(err)
+	}
+	ask := []byte(request("GET /k?urlencoded=true", "CF-KV-FLPROD-405: https://fake-host/k?urlencoded=true\r\n", ""))
+	want := len("HTTP/1.1 200 OK\r\nCF-Cache-Status: HIT\r\nContent-Length: 288\r\n\r\n") + 288
+	_ = c.SetDeadline(time.Time{})
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Write(ask); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := in.Discard(want); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
