@@ -18,9 +18,11 @@ const (
 	// CacheBytes bounds the memory of each cache.
 	CacheBytes = 16 << 20
 
-	// retryAfter is how long a stale answer is served before the database is tried
-	// again for it.
+	// retryAfter is how long a stale answer is served at least before the database is
+	// tried again for it, and hungFactor how many times as long as it took to fail: one
+	// that hangs is tried rarely, for whoever tries it waits.
 	retryAfter = time.Second
+	hungFactor = 10
 	// loadTimeout is how long the database may take before it counts as failed.
 	loadTimeout = 2 * time.Second
 )
@@ -120,18 +122,19 @@ func (c *cache[K, V]) lead(ctx context.Context, key K, f *flight[V], epoch uint6
 	}()
 	limited, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
+	began := c.now()
 	value, err := ask(limited)
 	f.abandoned = err != nil && ctx.Err() != nil
 	if !f.abandoned && errors.Is(err, context.DeadlineExceeded) {
 		err = fmt.Errorf("%w: no answer within %s", ErrUnavailable, loadTimeout)
 	}
-	f.value, f.err = c.keep(key, epoch, value, err)
+	f.value, f.err = c.keep(key, epoch, value, err, c.now().Sub(began))
 }
 
 // keep puts an answer of the database into the cache and returns what is to be
 // served. An answer that was asked for before something was forgotten may be
 // older than the change, so it is served to those who asked then, but not kept.
-func (c *cache[K, V]) keep(key K, epoch uint64, value V, err error) (V, error) {
+func (c *cache[K, V]) keep(key K, epoch uint64, value V, err error, took time.Duration) (V, error) {
 	now := c.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -148,7 +151,8 @@ func (c *cache[K, V]) keep(key K, epoch uint64, value V, err error) (V, error) {
 			c.remove(key)
 		}
 	case ok && now.Sub(last.loaded) < StaleFor:
-		last.fresh, last.failing = now.Add(retryAfter), true
+		end := last.loaded.Add(StaleFor + retryAfter)
+		last.fresh, last.failing = now.Add(min(max(retryAfter, hungFactor*took), end.Sub(now))), true
 		c.entries[key] = last
 		return last.value, nil
 	}
