@@ -422,7 +422,9 @@ func (p *plane) checkReplay(ctx context.Context, g *shift) {
 	p.mu.Lock()
 	var writes []kv.Write
 	for _, s := range p.sent {
-		if s.stored && s.rec.Version.Compare(before[s.ref].Version) <= 0 {
+		is := before[s.ref]
+		forgotten := is.Tombstone && time.Since(is.Version.Time()) > p.config.ForgetAfter/2 // or may be, before this arrives
+		if s.stored && s.rec.Version.Compare(is.Version) <= 0 && !forgotten {
 			writes = append(writes, kv.Write{Ref: s.ref, Record: s.rec})
 		}
 	}
@@ -455,7 +457,7 @@ func (p *plane) checkReplay(ctx context.Context, g *shift) {
 		gone := p.forgettable(ref, rec.Version)
 		p.mu.Unlock()
 		if is := after[ref]; !own(ref.Namespace) && is.Compare(rec) != 0 && !(is.Absent() && (gone || rec.Tombstone)) {
-			p.violate(idempotence, "%s was %s and is %s, though nothing was written", refName(ref), rec.Version, is.Version)
+			p.violate(idempotence, "%s was %+v and is %+v, though nothing was written", refName(ref), rec, is)
 		}
 	}
 	if why := p.unsettled(g); why != "" {

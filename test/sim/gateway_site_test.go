@@ -218,7 +218,7 @@ func (s *site) goBack(c copied) {
 	s.mu.Lock()
 	s.back = time.Now()
 	s.mu.Unlock()
-	gone := time.Since(c.at) > s.p.config.ForgetAfter/2 // it is taken out of service
+	gone := time.Since(newest(c.store).Time()) > s.p.config.ForgetAfter/2-settled // or will be when it is found out: it is taken out of service
 	alone := !slices.ContainsFunc(s.p.sites, func(o *site) bool { return o != s && s.p.isActive(o) })
 	s.p.forgive(alone, func(o *site) bool { return o != s || !gone || alone })
 }
