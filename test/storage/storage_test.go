@@ -107,8 +107,9 @@ func TestTwoProviders(t *testing.T) {
 		w.must("verify", "--values", "--repair")
 		w.repaired()
 		w.must("verify", "--values")
-		if n := b.clusters[0].Exec("with gone as (delete from kv_records returning 1) select count(*) from gone"); strings.TrimSpace(n) == "0" {
-			t.Fatal("nothing was there to be damaged")
+		gone := "with gone as (delete from kv_records where namespace = '" + s.id + "' returning 1) select count(*) from gone"
+		if n := strings.TrimSpace(b.clusters[0].Exec(gone)); n != "20" {
+			t.Fatalf("%s records were there to be damaged", n)
 		}
 		var drift admin.Drift
 		if code, out, _ := w.nearkey("verify", "--namespace", "first", "--json"); code != 1 || !strings.Contains(out, `"missing": 20`) {
@@ -144,11 +145,32 @@ func TestTwoProviders(t *testing.T) {
 			t.Errorf("exit code %d", code)
 		}
 	})
+	t.Run("one has lost everything", func(t *testing.T) { // also the mark by which the gateway would know how far it went back
+		b.clusters[0].Exec("truncate kv_records")
+		eventually(t, "b is out of service", func() error {
+			if p := w.providerNamed("b"); p.State != "removed" {
+				return fmt.Errorf("b is %s", p.State)
+			}
+			return nil
+		})
+		want.write(s, 4)
+		want.check(s)
+		w.must("providers", "list")
+		if code, _, stderr := w.nearkey("providers", "promote", "b"); code != 1 || !strings.Contains(stderr, "filled first") {
+			t.Errorf("promote: exit code %d", code)
+		}
+		w.must("providers", "fill", "b")
+		w.must("providers", "promote", "b")
+		w.repaired()
+		w.must("verify", "--values")
+	})
 	t.Run("the server is killed", func(t *testing.T) {
 		want.write(s, 3)
 		w.server.Kill()
-		w.serve()
+		b.clusters[0].Kill()
+		w.serve() // although one is away
 		want.check(s)
+		b.clusters[0].Restart()
 		w.repaired()
 		w.must("verify", "--values")
 	})
