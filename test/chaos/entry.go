@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ type entry struct {
 	data    string
 	args    []string
 	server  *process.Server
+	told    bool // what the server said is in a file, if it is to be
 
 	outages outages
 }
@@ -43,7 +45,7 @@ func (w *world) newEntry(name string, args ...string) (e *entry, err error) {
 	e.args = append(args, "--listen", e.address)
 	w.site.Cleanup(func() {
 		if e.server != nil {
-			e.server.Kill()
+			w.ended(e)
 		}
 	})
 	return e, os.Mkdir(e.data, 0o700)
@@ -54,7 +56,7 @@ func (w *world) startEntry(ctx context.Context, e *entry) (err error) {
 	if err != nil {
 		return fmt.Errorf("start %s: %w", e.name, err)
 	}
-	e.server = server
+	e.server, e.told = server, false
 	return nil
 }
 
@@ -106,8 +108,25 @@ func (w *world) longestOutage() (longest time.Duration) {
 
 // kill ends an entry as a power switch does. What it printed must not tell of a bug.
 func (w *world) kill(e *entry) error {
+	return sound(e.name, w.ended(e))
+}
+
+// ended kills an entry, keeps what it said if that is wanted, and returns it.
+func (w *world) ended(e *entry) string {
 	e.server.Kill()
-	return sound(e.name, e.server.Output())
+	said := e.server.Output()
+	if w.logs != "" && !e.told {
+		f, err := os.OpenFile(filepath.Join(w.logs, strings.ReplaceAll(e.name, " ", "-")+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = f.WriteString(said)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			w.say("keep what %s said: %v", e.name, err)
+		}
+	}
+	e.told = true
+	return said
 }
 
 // sound complains if what a process printed tells of a bug.

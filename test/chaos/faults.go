@@ -85,6 +85,9 @@ func (w *world) nemesis(ctx context.Context, l *load) error {
 // attempt makes a fault, heals it, waits for repair, and tells what was seen.
 func (w *world) attempt(ctx context.Context, f fault, l *load) error {
 	pause(ctx, w.hold/8)
+	if err := w.awaitRepaired(ctx); err != nil { // what a mended line has cut is told a moment later
+		return err
+	}
 	acked, reads := l.acked.Load(), l.reads.Load()
 	w.watch.since.Store(0)
 	before, err := w.failures(ctx, f.name[:1])

@@ -115,6 +115,7 @@ func (l *load) prepare(ctx context.Context) error {
 func (l *load) begin(ctx context.Context) {
 	const writing, reading, listing = 1, 2, 3
 	l.w.began = time.Now()
+	l.w.say("the load begins; it is %s", l.w.began.UTC().Format("15:04:05.000"))
 	for i := range writers {
 		l.wg.Go(func() {
 			l.repeat(ctx, l.rng(writing, i), writePause, func(rng *rand.Rand) { l.writeSome(ctx, i, rng) })

@@ -30,6 +30,7 @@ type options struct {
 	hold     time.Duration // of each fault
 	only     string        // faults whose name has it; empty: all
 	short    bool          // one fault of each kind
+	logs     string        // directory for what the processes say; empty: not kept
 	out      io.Writer
 
 	// For the controls.
@@ -52,6 +53,7 @@ func main() {
 	flag.DurationVar(&o.hold, "hold", defaultHold, "how long a fault lasts")
 	flag.StringVar(&o.only, "only", "", "make only faults whose name has this `TEXT`")
 	flag.BoolVar(&o.short, "short", false, "make one fault of each kind")
+	flag.StringVar(&o.logs, "logs", "", "keep what the centre and the edges say in a `DIRECTORY`, with times as the clock has them")
 	controls := flag.Bool("controls", true, "show as well that the checks find what they look for")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -104,7 +106,7 @@ func run(ctx context.Context, o options) (v *verdict, err error) {
 			w.diagnose(ctx)
 		}
 	}()
-	w.say("seed %d", o.seed)
+	w.say("seed %d; %s", o.seed, time.Now().UTC().Format(time.RFC3339))
 	if err := w.start(ctx); err != nil {
 		return nil, err
 	}

@@ -117,8 +117,7 @@ func (w *world) diagnose(ctx context.Context) {
 	}
 	for _, e := range w.entries() {
 		if e != nil && e.server != nil {
-			e.server.Kill()
-			said := e.server.Output()
+			said := w.ended(e)
 			w.say("%s said:\n%s", e.name, said[max(0, len(said)-20_000):])
 		}
 	}
