@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -88,8 +87,7 @@ func (s *service) openGateway(ctx context.Context, cat *catalog.Catalog, stamp *
 	damaged.Store(g)
 	gatewayMetrics(s.metrics, g)
 	s.work = append(s.work, acks.Run, g.Run, mark.Run)
-	ready := func() error { return errors.Join(g.Ready(), journal.Ready()) }
-	return far{store: marked{g, mark}, ready: ready, retention: time.Duration(c.ForgetAfter), gateway: g, shards: shards, acks: acks}, nil
+	return far{store: marked{g, mark}, ready: g.Ready, retention: time.Duration(c.ForgetAfter), gateway: g, shards: shards, acks: acks}, nil
 }
 
 // ackOf says of which namespaces a write is acknowledged by both providers.
@@ -105,25 +103,15 @@ func ackOf(acks *catalog.Acks, otherwise string) func(kv.NamespaceID) bool {
 	}
 }
 
-// openJournal opens the journal of the gateway. If its disk fails, the process ends
-// and says why.
+// openJournal opens the journal of the gateway. If its disk fails later the process
+// goes on: what is lost then, should it end, is only how soon what differs is found.
 func (s *service) openJournal() (*disk.Journal, error) {
-	failed := make(chan error, 1)
-	journal, err := disk.OpenJournal(filepath.Join(s.config.Data, journalDir), disk.Options{
-		Logger: s.logger, Fatal: func(err error) { failed <- err },
-	})
+	journal, err := disk.OpenJournal(filepath.Join(s.config.Data, journalDir), disk.Options{Logger: s.logger})
 	if err != nil {
 		return nil, fmt.Errorf("open the journal of the gateway in %s: %w", s.config.Data, err)
 	}
 	s.opened = append(s.opened, journal.Close)
-	s.work = append(s.work, func(ctx context.Context) error {
-		select {
-		case err := <-failed:
-			return fmt.Errorf("the journal of the gateway: %w", err)
-		case <-ctx.Done():
-			return nil
-		}
-	})
+	s.metrics.Gauge("nearkey_journal_writable", "1 while the journal of the gateway takes entries.", func() float64 { return number(journal.Ready() == nil) })
 	return journal, nil
 }
 

@@ -138,7 +138,10 @@ func (s *service) openProvider(p *ProviderConfig, stores map[*ClusterConfig]*pos
 	if err != nil {
 		return nil, nil, err
 	}
-	s.work = append(s.work, shards.Run)
+	s.work = append(s.work, func(ctx context.Context) error {
+		_ = shards.Run(ctx) // it says so itself; the provider is then down, and the others go on
+		return nil
+	})
 	shardsMetrics(s.metrics, p.Name, shards)
 	if p.Blobs == nil {
 		return shards, shards, nil

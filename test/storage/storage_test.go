@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -174,7 +175,48 @@ func TestTwoProviders(t *testing.T) {
 		w.repaired()
 		w.must("verify", "--values")
 	})
-	w.metricsTell(t, `nearkey_provider_up{provider="b"} 1`, "nearkey_repair_queue_keys 0", `nearkey_cluster_slots{cluster="a1",provider="a"} 4096`, `nearkey_blobs_put_total{provider="a"}`)
+	t.Run("one has an old table of slots", func(t *testing.T) { // the data directory was restored
+		table := filepath.Join(w.dir, "data", "shards-a")
+		old, err := os.ReadFile(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.must("shards", "spread", "first", "--buckets", "2", "--provider", "a", "--no-wait")
+		eventually(t, "the cluster has the new table", func() error {
+			var tables []admin.Table
+			if w.read(&tables, "shards", "status"); tables[0].Moves[0].Phase != "cut over" {
+				return fmt.Errorf("%+v", tables[0].Moves)
+			}
+			return nil
+		})
+		if err := w.server.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(table, old, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.serve()
+		want.write(s, 5)
+		want.check(s)
+		eventually(t, "a is down", func() error {
+			if p := w.providerNamed("a"); p.Up {
+				return fmt.Errorf("%+v", p)
+			}
+			return nil
+		})
+		w.must("shards", "status", "--provider", "a")
+		if err := w.server.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(table); err != nil { // the clusters have copies
+			t.Fatal(err)
+		}
+		w.serve()
+		w.repaired()
+		want.check(s)
+		w.must("verify", "--values")
+	})
+	w.metricsTell(t, "nearkey_journal_writable 1", `nearkey_provider_up{provider="b"} 1`, "nearkey_repair_queue_keys 0", `nearkey_cluster_slots{cluster="a1",provider="a"} 4096`, `nearkey_blobs_put_total{provider="a"}`)
 	if err := w.server.Stop(); err != nil {
 		t.Error(err)
 	}
