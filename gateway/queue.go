@@ -359,15 +359,28 @@ func repairable(lacking, up, used mask) bool {
 	return lacking == 0 || lacking.has(up) && (used&^lacking).has(up) || up == used
 }
 
-// gone takes back what a repairer had: done says that all who are in use have the
-// same.
-func (q *queue) gone(t task, done bool) {
+// gone takes back what a repairer had, together: done says that all who are in use
+// have the same; nil: nothing is done.
+func (q *queue) gone(tasks []task, done []bool) {
+	q.taking.Lock()
+	defer q.taking.Unlock()
+	var removed []kv.Ref
+	for i, t := range tasks {
+		if q.goneOne(t, done != nil && done[i]) {
+			removed = append(removed, t.ref)
+		}
+	}
+	q.unkeep(removed...)
+}
+
+// goneOne reports whether there is no entry of the key any more.
+func (q *queue) goneOne(t task, done bool) (removed bool) {
 	p := q.part(t.ref)
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	e := p.entries[t.ref]
 	if e == nil {
-		p.mu.Unlock()
-		return
+		return false
 	}
 	was := *e
 	e.busy = false
@@ -382,11 +395,7 @@ func (q *queue) gone(t task, done bool) {
 		e.due = time.Now().Add(backOff(t.ref, e.tries))
 	}
 	q.count(was, *e)
-	removed := e.lacking == 0
-	p.mu.Unlock()
-	if removed {
-		q.unkeep(t.ref)
-	}
+	return e.lacking == 0
 }
 
 // The times between attempts to repair a key.
@@ -403,6 +412,8 @@ func backOff(ref kv.Ref, tries int) time.Duration {
 
 // hasten makes all entries due: something has changed.
 func (q *queue) hasten() {
+	q.taking.Lock() // all of them together
+	defer q.taking.Unlock()
 	for i := range q.parts {
 		p := &q.parts[i]
 		p.mu.Lock()

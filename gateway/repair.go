@@ -57,9 +57,7 @@ func (g *Gateway) repairTasks(ctx context.Context, tasks []task) {
 		return
 	}
 	g.opts.Logger.Debug("repair keys; it is tried again", "keys", len(tasks), "error", err)
-	for _, t := range tasks {
-		g.queue.gone(t, false)
-	}
+	g.queue.gone(tasks, nil)
 }
 
 // repairBatch brings the newest records of keys to those who lack them. It either
@@ -102,9 +100,7 @@ func (g *Gateway) repairBatch(ctx context.Context, tasks []task, bounded bool) e
 		}
 	}
 	g.queue.repaired.Add(uint64(len(tasks)))
-	for i, t := range tasks {
-		g.queue.gone(t, done[i])
-	}
+	g.queue.gone(tasks, done)
 	return nil
 }
 

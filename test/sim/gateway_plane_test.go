@@ -271,6 +271,7 @@ func (p *plane) close(s *shift) {
 	s.closing = true
 	p.mu.Unlock()
 	s.ops.Wait()
+	time.Sleep(time.Microsecond + 1) // not at the moment of the last answer
 	s.cancel()
 }
 
