@@ -88,13 +88,11 @@ func yesNo(b bool) string {
 	return "no"
 }
 
-// changeProvider has a provider changed and returns what it is then.
+// changeProvider has a provider changed and returns what it is then. A refusal says
+// what was asked for.
 func changeProvider(ctx context.Context, cl *client.Client, name, change string, how admin.ProviderRequest) (p admin.Provider, err error) {
 	err = cl.Admin(ctx, http.MethodPost, "/providers/"+url.PathEscape(name)+"/"+change, how, &p)
-	if err != nil {
-		return admin.Provider{}, fmt.Errorf("%s provider %s: %w", change, name, err)
-	}
-	return p, nil
+	return p, err
 }
 
 func (m *Main) providersFillCommand() *cobra.Command {

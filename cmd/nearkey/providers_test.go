@@ -116,6 +116,20 @@ func TestSettingsOfProvidersAreDocumented(t *testing.T) {
 	}
 }
 
+// TestExampleOfTwoProviders: the file that operators begin with is a good one.
+func TestExampleOfTwoProviders(t *testing.T) {
+	config := defaultConfig()
+	if err := readConfig(filepath.Join("..", "..", "deploy", "two-providers.toml"), &config); err != nil {
+		t.Fatal(err)
+	}
+	if err := config.check(); err != nil {
+		t.Error(err)
+	}
+	if len(config.Providers) != 2 || len(config.Providers[0].Clusters) != 2 || config.Providers[1].Blobs == nil {
+		t.Errorf("its providers are %+v", config.Providers)
+	}
+}
+
 func TestMisspeltProviders(t *testing.T) {
 	for text, want := range map[string]string{
 		"[[provider]]\nnmae = 'a'":                              "c.toml:2: there is no setting provider.nmae; did you mean provider.name?",

@@ -288,8 +288,8 @@ func (m *Main) changeShards(ctx context.Context, f shardsFlags, change string, r
 	}
 	f.provider = table.Provider
 	path := "/shards/" + url.PathEscape(table.Provider) + "/" + change
-	if err := cl.Admin(ctx, http.MethodPost, path, request, &table); err != nil {
-		return fmt.Errorf("%s: %w", change, err)
+	if err := cl.Admin(ctx, http.MethodPost, path, request, &table); err != nil { // which says what was asked for
+		return err
 	}
 	all := len(table.Moves)
 	if !f.noWait {
