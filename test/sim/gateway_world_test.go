@@ -240,6 +240,9 @@ func call[T any](ctx context.Context, l *wire, kind callKind, what string, work 
 		if c, wakes := l.site.now(); c == hung && kind != dropping {
 			time.Sleep(time.Until(wakes) + edge)
 		} else if c == dead || c == hung {
+			if kind == dropping { // it is told: a drop has ten minutes
+				answers <- answer{none, errRefused}
+			}
 			return
 		}
 		if f.cut && l.shift.dead() {
