@@ -160,6 +160,7 @@ type Gateway struct {
 	late      underWay // calls of members, some of which go on after their answer
 	lateBytes atomic.Int64
 	comparing atomic.Int64
+	open      atomic.Uint32 // the members whose calls are not refused, a mask
 
 	writesMu sync.Mutex            // guards writes
 	writes   map[*written]struct{} // under way, some of them answered
@@ -200,6 +201,9 @@ func New(providers []Provider, opts Options) (*Gateway, error) {
 	if err := g.load(); err != nil {
 		return nil, fmt.Errorf("load the journal of the gateway: %w", err)
 	}
+	for _, m := range g.members {
+		g.open.Or(uint32(m.bit))
+	}
 	return g, nil
 }
 
@@ -230,8 +234,26 @@ func (g *Gateway) newMember(p Provider) *member {
 			}
 			g.changed.Fire()
 		},
+		MayFall: func() bool { return g.mayFall(m) },
+		Risen:   func() { g.open.Or(uint32(m.bit)) },
 	})
 	return m
+}
+
+// mayFall reports whether calls of a provider that does not answer are refused from
+// now on. They are not while no other one could be asked: it may be the machine
+// that is slow.
+func (g *Gateway) mayFall(m *member) bool {
+	for {
+		open := g.open.Load()
+		rest := open &^ uint32(m.bit)
+		if state := m.state.Load(); (state == active || state == leaving) && rest&uint32(g.mask(asked...)) == 0 {
+			return false
+		}
+		if g.open.CompareAndSwap(open, rest) {
+			return true
+		}
+	}
 }
 
 // Run probes the providers, repairs and crawls until ctx ends. It returns when

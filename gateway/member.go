@@ -58,6 +58,7 @@ type member struct {
 	distrusted atomic.Bool   // its answers are not believed alone until a crawl has compared all
 	doubted    atomic.Uint64 // counts the times it was distrusted or put to be filled
 	filled     atomic.Bool   // a crawl has gone all through since filling began
+	probed     atomic.Bool   // it has shown its pulse since this gateway began
 	repaired   atomic.Uint64 // records put into it by repair
 
 	mu     sync.Mutex // guards pulses
@@ -191,10 +192,27 @@ func (g *Gateway) probe(ctx context.Context, m *member, store kv.Store) error {
 	all.Wait()
 	for _, err := range errs {
 		if err == nil {
+			m.probed.Store(true)
 			return nil
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// known is the active members of which this gateway knows that they did not go back
+// in time before it began. In its first moments that is nobody, and all count.
+func (g *Gateway) known() mask {
+	var known mask
+	members := g.with(asked...)
+	for _, m := range members {
+		if m.probed.Load() {
+			known |= m.bit
+		}
+	}
+	if known == 0 {
+		return maskOf(members)
+	}
+	return known
 }
 
 // beat reads and writes one pulse.

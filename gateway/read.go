@@ -252,9 +252,9 @@ func (r *reading) answers() []kv.Answer {
 	return all
 }
 
-// doubted is the members that are not believed alone any more.
+// doubted is the members that are not believed alone any more, or not yet.
 func (r *reading) doubted() mask {
-	doubted := maskOf(r.members) &^ r.g.mask(asked...)
+	doubted := maskOf(r.members) &^ r.g.known()
 	for _, m := range r.members {
 		if m.distrusted.Load() {
 			doubted |= m.bit

@@ -129,7 +129,7 @@ func (w *written) decided() bool {
 	if w.both {
 		return w.failed.has(w.counts())
 	}
-	return w.have.has(w.counts())
+	return w.have.has(w.counts() & w.g.known())
 }
 
 // counts is whose acknowledgement counts: of those who were active when the write
@@ -184,12 +184,12 @@ func definite(err error) bool {
 func (w *written) err(doing string) error {
 	counts := w.counts()
 	have := w.have & counts
-	if have != 0 && (have == counts || !w.both) {
+	if have != 0 && have == counts || !w.both && have.has(w.g.known()) {
 		return nil
 	}
 	all := errors.Join(w.errs...)
 	switch {
-	case have != 0:
+	case w.both && have != 0:
 		return fmt.Errorf("%s: acknowledged by %d of %d providers, and the namespace wants all: %w: %w", doing, have.count(), counts.count(), kv.ErrUnknown, all)
 	case w.left|w.have == 0 && same(w.errs):
 		return fmt.Errorf("%s: %w", doing, all)

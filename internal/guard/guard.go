@@ -40,6 +40,12 @@ type Options struct {
 	// came back. It must not block.
 	Changed func(up bool)
 
+	// MayFall is asked before calls are refused. If it says no they go on to be made,
+	// and wait for their deadlines: there is nothing better to ask. It is called with
+	// the guard locked. nil: always. Risen is told when calls go through again.
+	MayFall func() bool
+	Risen   func()
+
 	Logger *slog.Logger // nil: nothing is logged
 }
 
@@ -67,10 +73,11 @@ type Guard struct {
 	mu     sync.Mutex // guards the rest
 	calls  list       // under way, the oldest first
 	long   list       // under way, of those that may take long
-	down   bool
-	since  time.Time // of the present state
-	reason error     // of the last failure
-	ok     time.Time // the beginning of the latest call that succeeded
+	down   bool       // calls are refused
+	ailing bool       // they would be if there were anything better
+	since  time.Time  // of the present state
+	reason error      // of the last failure
+	ok     time.Time  // the beginning of the latest call that succeeded
 	late   time.Duration
 
 	counts counts
@@ -94,11 +101,11 @@ type Stats struct {
 // down.
 func New(opts Options) *Guard { return &Guard{opts: opts.withDefaults()} }
 
-// Up reports whether calls go through.
+// Up reports whether what is guarded answers, as far as is known.
 func (g *Guard) Up() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return !g.down
+	return !g.down && !g.ailing
 }
 
 // Stats tells what the guard has seen.
@@ -106,7 +113,7 @@ func (g *Guard) Stats() Stats {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return Stats{
-		Up: !g.down, Since: g.since, Err: g.reason, Latency: g.late, UnderWay: g.calls.n + g.long.n,
+		Up: !g.down && !g.ailing, Since: g.since, Err: g.reason, Latency: g.late, UnderWay: g.calls.n + g.long.n,
 		Calls: g.counts.calls.Load(), Failures: g.counts.failures.Load(),
 		Timeouts: g.counts.timeouts.Load(), Skipped: g.counts.skipped.Load(),
 	}
@@ -255,6 +262,12 @@ func (g *Guard) fall(reason error) {
 	if g.down {
 		return
 	}
+	if g.opts.MayFall != nil && !g.opts.MayFall() {
+		if !g.ailing {
+			g.ailing, g.since = true, time.Now()
+		}
+		return
+	}
 	g.down, g.since = true, time.Now()
 	for _, calls := range []list{g.calls, g.long} {
 		for c := calls.first; c != nil; c = c.next {
@@ -265,10 +278,13 @@ func (g *Guard) fall(reason error) {
 
 // rise is called with mu held.
 func (g *Guard) rise() {
-	if !g.down {
+	if !g.down && !g.ailing {
 		return
 	}
-	g.down, g.since = false, time.Now()
+	if g.down && g.opts.Risen != nil {
+		g.opts.Risen()
+	}
+	g.down, g.ailing, g.since = false, false, time.Now()
 }
 
 // Run probes until ctx ends and then returns nil.

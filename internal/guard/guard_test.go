@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -229,6 +230,56 @@ func TestDrop(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		if err := g.Drop(t.Context(), ref.Namespace); err != nil {
 			t.Errorf("drop: %v", err)
+		}
+	})
+}
+
+// What must not fall goes on to be asked while it hangs, is not taken for well, and
+// falls when it may.
+func TestMayNotFall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hung{Store: memory.New()}
+		var may atomic.Bool
+		var risen atomic.Int32
+		g := guard.Before(h, guard.Options{MayFall: may.Load, Risen: func() { risen.Add(1) }})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- g.Run(ctx) }()
+		h.stop(true)
+		answered := make(chan error, 1)
+		go func() {
+			_, err := g.Get(t.Context(), ref, 0)
+			answered <- err
+		}()
+		time.Sleep(5 * time.Second)
+		if g.Up() {
+			t.Error("what hangs is up")
+		}
+		h.stop(false)
+		if err := <-answered; err != nil {
+			t.Errorf("a call of what must not fall: %v", err)
+		}
+		time.Sleep(2 * time.Second)
+		if !g.Up() || risen.Load() != 0 {
+			t.Errorf("up %v, risen %d times", g.Up(), risen.Load())
+		}
+		h.stop(true)
+		may.Store(true)
+		var down *guard.DownError
+		if _, err := g.Get(t.Context(), ref, 0); !errors.Is(err, kv.ErrUnavailable) {
+			t.Errorf("a call of what may fall: %v", err)
+		}
+		if _, err := g.Get(t.Context(), ref, 0); !errors.As(err, &down) {
+			t.Errorf("a call of what fell: %v", err)
+		}
+		h.stop(false)
+		time.Sleep(2 * time.Second)
+		if !g.Up() || risen.Load() != 1 {
+			t.Errorf("up %v, risen %d times", g.Up(), risen.Load())
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	})
 }
