@@ -40,7 +40,7 @@ test: check build deps ## everything; what continuous integration runs
 	$(MAKE) compat
 
 race: ## the tests of what runs in one process, under the race detector
-	CGO_ENABLED=1 go test -race -timeout 20m ./kv/... ./store/... ./catalog/... ./api/... ./client/... ./cmd/... ./internal/...
+	CGO_ENABLED=1 go test -race -timeout 20m ./kv/... ./store/disk ./store/memory ./catalog/... ./gateway ./api/... ./client/... ./cmd/... ./internal/guard ./internal/observe ./internal/process ./internal/signal
 
 fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $(FUZZTIME)
