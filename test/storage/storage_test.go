@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -168,6 +169,12 @@ func TestTwoProviders(t *testing.T) {
 	t.Run("the server is killed", func(t *testing.T) {
 		want.write(s, 3)
 		w.server.Kill()
+		w.serve()
+		want.check(s)
+		w.repaired()
+		if err := w.server.Stop(); err != nil {
+			t.Fatal(err)
+		}
 		b.clusters[0].Kill()
 		w.serve() // although one is away
 		want.check(s)
@@ -311,7 +318,8 @@ func TestClusterIsAdded(t *testing.T) {
 	if out := w.must("shards", "status"); !strings.Contains(out, "a2\t0.02\t0\t0\t0\tyes") {
 		t.Errorf("a new cluster: %s", out)
 	}
-	w.must("shards", "spread", "first", "--buckets", "8", "--no-wait")
+	const buckets = 8
+	w.must("shards", "spread", "first", "--buckets", strconv.Itoa(buckets), "--no-wait")
 	w.must("shards", "rebalance", "--no-wait")
 	w.must("shards", "status")
 	if code, _, _ := w.nearkey("shards", "move", "7", "a3"); code != 3 {
@@ -331,7 +339,8 @@ func TestClusterIsAdded(t *testing.T) {
 				cut++
 			}
 		}
-		if cut == len(tables[0].Moves) && round > 2 {
+		// A slot that the spread namespace has a bucket in moves when that has ended.
+		if cut >= len(tables[0].Moves)-buckets && round > 2 {
 			break
 		}
 		if round == 200 {
