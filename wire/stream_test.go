@@ -263,7 +263,7 @@ func TestHungMemberCostsOneLease(t *testing.T) {
 		stopB, fb := follow(ctx, clientB, b)
 		defer stopA()
 		defer stopB()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + feed.HeartbeatEvery/2) // and not when b is just being told something
 		b.hold = make(chan struct{}) // b stops when it is told, and acknowledges nothing
 		rec := record(1)
 		begun := time.Now()
@@ -273,8 +273,9 @@ func TestHungMemberCostsOneLease(t *testing.T) {
 		if d := time.Since(begun); d < feed.Lease-feed.HeartbeatEvery || d > feed.Lease+feed.LeaseSlack {
 			t.Errorf("a put while another hangs took %s", d)
 		}
-		if may, known := b.mayAnswer(k.Key); may || known == rec.Version {
-			t.Errorf("the hung one may answer %v and knows %s", may, known)
+		// It may have heard of the write by the feed before it was told.
+		if may, known := b.mayAnswer(k.Key); may {
+			t.Errorf("the hung one may answer, and knows %s", known)
 		}
 		begun = time.Now()
 		if err := clientA.Put(ctx, k, record(2)); err != nil || time.Since(begun) > feed.HeartbeatEvery {
@@ -299,7 +300,7 @@ func TestDeadlineShorterThanALease(t *testing.T) {
 		b := newEdge()
 		stopB, _ := follow(ctx, c.client("here"), b)
 		defer stopB()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + feed.HeartbeatEvery/2)
 		b.hold = make(chan struct{})
 		defer close(b.hold)
 		short, cancel := context.WithTimeout(ctx, feed.Lease/4)
