@@ -103,6 +103,9 @@ func (g *Gateway) load() error {
 			}
 		}
 	}
+	for _, m := range g.members {
+		m.probed.Store(len(m.pulses) == 0) // nothing is known that it could fall behind
+	}
 	inUse := g.mask(used...)
 	for ref, e := range queued {
 		if e.lacking &= inUse; e.lacking != 0 {

@@ -58,7 +58,7 @@ type member struct {
 	distrusted atomic.Bool   // its answers are not believed alone until a crawl has compared all
 	doubted    atomic.Uint64 // counts the times it was distrusted or put to be filled
 	filled     atomic.Bool   // a crawl has gone all through since filling began
-	probed     atomic.Bool   // it has shown its pulse since this gateway began
+	probed     atomic.Bool   // it has shown its pulse since this gateway began, or never had to
 	repaired   atomic.Uint64 // records put into it by repair
 
 	mu     sync.Mutex // guards pulses
@@ -192,25 +192,24 @@ func (g *Gateway) probe(ctx context.Context, m *member, store kv.Store) error {
 	all.Wait()
 	for _, err := range errs {
 		if err == nil {
-			m.probed.Store(true)
+			if !m.probed.Swap(true) {
+				g.changed.Fire()
+			}
 			return nil
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// known is the active members of which this gateway knows that they did not go back
-// in time before it began. In its first moments that is nobody, and all count.
-func (g *Gateway) known() mask {
-	var known mask
-	members := g.with(asked...)
-	for _, m := range members {
-		if m.probed.Load() {
+// known is the active members of which it is known that they did not go back in time
+// since they last did not answer, or before this gateway began. A provider whose calls
+// are refused meanwhile is asked for its pulse first; the last one that there is, and
+// one that nobody has asked yet, may answer before it is known.
+func (g *Gateway) known() (known mask) {
+	for _, m := range g.with(asked...) {
+		if m.probed.Load() && m.store.Up() {
 			known |= m.bit
 		}
-	}
-	if known == 0 {
-		return maskOf(members)
 	}
 	return known
 }

@@ -54,10 +54,14 @@ func (g *Gateway) write(ctx context.Context, doing string, writes []kv.Write) er
 		select {
 		case o := <-w.outcomes:
 			w.take(o)
+		case <-w.proof(): // or something else has changed
 		case <-ctx.Done():
 			g.goOn(w)
 			return fmt.Errorf("%s: %w", doing, ctx.Err())
 		}
+	}
+	if !w.decided() && w.unproven() {
+		w.prove(ctx)
 	}
 	err := w.err(doing)
 	g.goOn(w)
@@ -132,6 +136,41 @@ func (w *written) decided() bool {
 	return w.have.has(w.counts() & w.g.known())
 }
 
+// unproven reports whether it is only to be found out that those who have it did not
+// go back in time, and will stay in service.
+func (w *written) unproven() bool {
+	have := w.have & w.counts()
+	return have != 0 && !have.has(w.g.known())
+}
+
+// proof is closed when something has changed that may prove those who have it; nil
+// if there is nothing to be proven.
+func (w *written) proof() <-chan struct{} {
+	if w.have == 0 {
+		return nil
+	}
+	return w.g.changed.C()
+}
+
+// prove waits until those who have it are proven, or are not.
+func (w *written) prove(ctx context.Context) {
+	patience := time.NewTimer(w.g.opts.Deadline)
+	defer patience.Stop()
+	for {
+		changed := w.g.changed.C()
+		if !w.unproven() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-patience.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // counts is whose acknowledgement counts: of those who were active when the write
 // began, those who have not been taken out of service since.
 func (w *written) counts() mask { return w.counting & w.g.mask(asked...) }
@@ -184,7 +223,7 @@ func definite(err error) bool {
 func (w *written) err(doing string) error {
 	counts := w.counts()
 	have := w.have & counts
-	if have != 0 && have == counts || !w.both && have.has(w.g.known()) {
+	if have.has(w.g.known()) && (have == counts || !w.both) {
 		return nil
 	}
 	all := errors.Join(w.errs...)

@@ -320,16 +320,27 @@ func (g *Guard) due(probed time.Time) bool {
 	return !g.down && oldest != nil && time.Since(oldest.began) >= g.opts.SuspectAfter && g.ok.Before(oldest.began)
 }
 
+// probeTimeout is longer while calls are not refused to what does not answer: it may
+// only be slow.
+func (g *Guard) probeTimeout() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ailing {
+		return max(g.opts.Deadline, g.opts.ProbeTimeout)
+	}
+	return g.opts.ProbeTimeout
+}
+
 func (g *Guard) probe(ctx context.Context) {
 	began := time.Now()
-	own, cancel := context.WithTimeoutCause(ctx, g.opts.ProbeTimeout, errLate)
+	own, cancel := context.WithTimeoutCause(ctx, g.probeTimeout(), errLate)
 	defer cancel()
 	err := g.opts.Probe(own)
 	if ctx.Err() != nil {
 		return
 	}
 	if err != nil && context.Cause(own) != nil {
-		err = fmt.Errorf("a probe had no answer within %v", g.opts.ProbeTimeout)
+		err = fmt.Errorf("a probe had no answer within %v", time.Since(began).Round(time.Millisecond))
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
