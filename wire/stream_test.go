@@ -263,7 +263,7 @@ func TestHungMemberCostsOneLease(t *testing.T) {
 		stopB, fb := follow(ctx, clientB, b)
 		defer stopA()
 		defer stopB()
-		time.Sleep(time.Second + feed.HeartbeatEvery/2) // and not when b is just being told something
+		time.Sleep(time.Second)
 		b.hold = make(chan struct{}) // b stops when it is told, and acknowledges nothing
 		rec := record(1)
 		begun := time.Now()
@@ -278,7 +278,8 @@ func TestHungMemberCostsOneLease(t *testing.T) {
 			t.Errorf("the hung one may answer, and knows %s", known)
 		}
 		begun = time.Now()
-		if err := clientA.Put(ctx, k, record(2)); err != nil || time.Since(begun) > feed.HeartbeatEvery {
+		// Rarely b was cut off before it was told, came back, and hangs only now.
+		if err := clientA.Put(ctx, k, record(2)); err != nil || time.Since(begun) > feed.Lease+feed.LeaseSlack {
 			t.Errorf("the next put took %s, %v", time.Since(begun), err)
 		}
 		close(b.hold)
@@ -300,7 +301,7 @@ func TestDeadlineShorterThanALease(t *testing.T) {
 		b := newEdge()
 		stopB, _ := follow(ctx, c.client("here"), b)
 		defer stopB()
-		time.Sleep(time.Second + feed.HeartbeatEvery/2)
+		time.Sleep(time.Second)
 		b.hold = make(chan struct{})
 		defer close(b.hold)
 		short, cancel := context.WithTimeout(ctx, feed.Lease/4)
