@@ -105,7 +105,8 @@ func (m *Main) providersFillCommand() *cobra.Command {
 		Short: "Copy everything into a provider that is not asked meanwhile",
 		Long: `Have a provider filled from the others. From now on it gets all writes, and is
 asked nothing. The command tells how far the copy is and ends when it is done; if
-it is interrupted, the server goes on.
+it is interrupted, the server goes on. Of a provider that is being filled already,
+such as one that is new in the configuration, it only tells that.
 
 A provider that holds records of unknown age is refused, because keys that were
 deleted since could come back to life: --wipe empties it first.`,
@@ -116,12 +117,7 @@ deleted since could come back to life: --wipe empties it first.`,
 			if err != nil {
 				return err
 			}
-			if wipe {
-				if err := m.confirm(ok, fmt.Sprintf("Empty provider %s before it is filled?", args[0])); err != nil {
-					return err
-				}
-			}
-			p, err := changeProvider(cmd.Context(), cl, args[0], admin.ChangeFill, admin.ProviderRequest{Wipe: wipe})
+			p, err := m.fill(cmd.Context(), cl, args[0], wipe, ok)
 			if err == nil && !noWait {
 				p, err = m.awaitFilled(cmd.Context(), cl, args[0])
 			}
@@ -145,6 +141,32 @@ deleted since could come back to life: --wipe empties it first.`,
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until it is filled")
 	cmd.Flags().BoolVarP(&ok, "yes", "y", false, "do not ask")
 	return cmd
+}
+
+// fill has a provider filled, unless that is under way already.
+func (m *Main) fill(ctx context.Context, cl *client.Client, name string, wipe, ok bool) (admin.Provider, error) {
+	status, err := repairStatus(ctx, cl)
+	if err != nil {
+		return admin.Provider{}, err
+	}
+	question := ""
+	for _, p := range status.Providers {
+		switch {
+		case p.Name != name:
+		case p.State == "filling" && !wipe:
+			return p, nil
+		case wipe:
+			question = fmt.Sprintf("Empty provider %s before it is filled?", name)
+		case p.State == "active":
+			question = fmt.Sprintf("Provider %s is active. Have it answer nobody until it is filled anew and promoted?", name)
+		}
+	}
+	if question != "" {
+		if err := m.confirm(ok, question); err != nil {
+			return admin.Provider{}, err
+		}
+	}
+	return changeProvider(ctx, cl, name, admin.ChangeFill, admin.ProviderRequest{Wipe: wipe})
 }
 
 // awaitFilled waits until a provider is filled and nothing waits for it.

@@ -162,7 +162,11 @@ func TestTwoProviders(t *testing.T) {
 			t.Errorf("promote: exit code %d", code)
 		}
 		w.must("providers", "fill", "b")
+		w.must("providers", "fill", "b") // is done
 		w.must("providers", "promote", "b")
+		if code, _, stderr := w.nearkey("providers", "fill", "b"); code != 2 || !strings.Contains(stderr, "Provider b is active") {
+			t.Errorf("fill of an active one: exit code %d", code)
+		}
 		w.repaired()
 		w.must("verify", "--values")
 	})
