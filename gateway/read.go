@@ -128,7 +128,7 @@ func (g *Gateway) newReading(ctx context.Context, refs []kv.Ref) *reading {
 		best: make([]kv.Record, n), settled: make([]bool, n),
 		recs: map[mask][]kv.Record{}, failures: map[mask]error{}}
 	r.results = make(chan result, 2*len(r.members))
-	var distrusted mask
+	distrusted := maskOf(r.members) &^ g.known()
 	for _, m := range r.members {
 		if m.distrusted.Load() {
 			distrusted |= m.bit

@@ -296,7 +296,11 @@ func (p *plane) noteStates(st gateway.Status) {
 func (p *plane) inUse(s *site) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.busy == 0 && p.states[s.name] != gateway.Removed && p.shift != nil
+	if p.shift == nil {
+		return false
+	}
+	p.noteStates(p.shift.Status())
+	return p.busy == 0 && p.states[s.name] != gateway.Removed
 }
 
 // isActive reports whether the gateway counts on a site, as far as is known.

@@ -172,7 +172,10 @@ func (s *site) fate(r *rand.Rand, kind callKind) fate {
 			f.failed = errUnsure
 		}
 	case mute:
-		f.mute = true
+		f.mute = kind != dropping
+		if kind == dropping { // it is told: a drop has ten minutes
+			f.failed = errUnsure
+		}
 	case full:
 		if kind != reading {
 			f.refused = errFull
