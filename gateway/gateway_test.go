@@ -73,6 +73,7 @@ type provider struct {
 	mu    sync.Mutex // guards the rest
 	store *memory.Store
 	fault kvtest.Fault
+	full  bool // takes no writes
 	slow  time.Duration
 	calls int
 }
@@ -83,6 +84,21 @@ func (p *provider) set(fault kvtest.Fault, slow time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fault, p.slow = fault, slow
+}
+
+func (p *provider) fill(full bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.full = full
+}
+
+func (p *provider) refusesWrites() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.full {
+		return kv.ErrFull
+	}
+	return nil
 }
 
 // under is the store itself.
@@ -132,7 +148,12 @@ func (p *provider) Get(ctx context.Context, ref kv.Ref, _ time.Duration) (rec kv
 }
 
 func (p *provider) Put(ctx context.Context, ref kv.Ref, rec kv.Record) error {
-	return p.do(ctx, func(s *memory.Store) error { return s.Put(ctx, ref, rec) })
+	return p.do(ctx, func(s *memory.Store) error {
+		if err := p.refusesWrites(); err != nil {
+			return err
+		}
+		return s.Put(ctx, ref, rec)
+	})
 }
 
 func (p *provider) PutMany(ctx context.Context, writes []kv.Write) error {
@@ -699,6 +720,28 @@ func TestRemovedWhileBehind(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A provider that went back and takes no writes is found out once, and not again and
+// again with a pulse that grows old, until it is taken out of service.
+func TestRestoredAndFull(t *testing.T) {
+	inWorld(t, gateway.Options{ForgetAfter: 10 * time.Minute, CrawlEvery: time.Minute}, func(w *world) {
+		v := value(at(time.Now()), "v")
+		w.put("k", v)
+		old := w.clone(w.b)
+		time.Sleep(time.Minute)
+		w.b.set(kvtest.Refused, 0)
+		time.Sleep(5 * time.Second)
+		w.b.replace(old)
+		w.b.set(kvtest.None, 0)
+		w.b.fill(true)
+		time.Sleep(10 * time.Minute)
+		if s := w.Status().Providers[1]; s.State != gateway.Active || !s.Trusted {
+			t.Errorf("%+v", s)
+		}
+		w.b.fill(false)
+		w.has(w.Gateway, "k", v)
+	})
 }
 
 // A namespace that is dropped while a provider is down does not come back.

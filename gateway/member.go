@@ -228,6 +228,9 @@ func (g *Gateway) beat(ctx context.Context, m *member, store kv.Store, ns kv.Nam
 		if err := g.wentBack(ctx, m, last.Version, rec.Version); err != nil {
 			return err
 		}
+		// And once is enough: one that takes no writes goes on to show this one.
+		last = pulse{Version: rec.Version}
+		g.keepPulse(ctx, m, ns, last)
 	} else if time.Since(last.written) < pulseEvery {
 		return nil
 	}
@@ -242,15 +245,21 @@ func (g *Gateway) beat(ctx context.Context, m *member, store kv.Store, ns kv.Nam
 		}
 		return err
 	}
+	g.keepPulse(ctx, m, ns, next)
+	return nil
+}
+
+// keepPulse remembers what a provider showed. A journal that fails is no fault of
+// the provider.
+func (g *Gateway) keepPulse(ctx context.Context, m *member, ns kv.NamespaceID, p pulse) {
 	m.mu.Lock()
-	m.pulses[ns] = next
+	m.pulses[ns] = p
 	m.mu.Unlock()
-	err = g.opts.Journal.Apply(ctx, []Entry{{Key: keyPulse + m.name + "/" + string(ns[:]), Value: next.Version[:]}}, true)
-	if err != nil && ctx.Err() == nil { // which is no fault of the provider
+	err := g.opts.Journal.Apply(ctx, []Entry{{Key: keyPulse + m.name + "/" + string(ns[:]), Value: p.Version[:]}}, true)
+	if err != nil && ctx.Err() == nil {
 		g.opts.Logger.Error("keep the pulse of a provider; if this process ends before the next one is kept it may not be noticed that the provider goes back in time",
 			"provider", m.name, "error", err)
 	}
-	return nil
 }
 
 // tooOld reports whether records of some time could be of keys whose tombstones have
