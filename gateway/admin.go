@@ -130,7 +130,19 @@ func (g *Gateway) Fill(ctx context.Context, name string, wipe bool) error {
 		}
 	}
 	g.queue.without(m.bit)
-	return g.keep(ctx, m, kept{State: Filling})
+	return g.filling(ctx, m)
+}
+
+// filling has a provider written to and filled. Writes that began before are not sent
+// to it and are not in the queue for it, so only a crawl that begins after they are
+// over has seen all. It is called with admin held.
+func (g *Gateway) filling(ctx context.Context, m *member) error {
+	if err := g.keep(ctx, m, kept{State: Filling}); err != nil {
+		return err
+	}
+	g.settle(ctx, nil)
+	m.doubted.Add(1)
+	return nil
 }
 
 // empty reports whether a provider holds nothing but what is of the gateway's own.

@@ -91,8 +91,7 @@ func (g *Gateway) join(ctx context.Context) {
 			g.opts.Logger.Warn("look into a new provider; it is tried again", "provider", m.name, "error", err)
 			continue
 		case empty:
-			m.doubted.Add(1)
-			err = g.keep(ctx, m, kept{State: Filling})
+			err = g.filling(ctx, m)
 		default:
 			g.opts.Logger.Error("a new provider holds records of unknown age, which could bring deleted keys back; it is not used. Have it emptied and filled", "provider", m.name)
 			err = g.keep(ctx, m, kept{State: Removed})
