@@ -23,7 +23,7 @@ type entry struct {
 
 	parked bool      // for the repairers; otherwise its writes are still under way
 	busy   bool      // a repairer has it
-	told   uint64    // counts what was learnt of the key
+	told   uint64    // when something was learnt of the key last, in the queue's own count
 	tries  int       // of the repairers, in vain
 	due    time.Time // not before this
 }
@@ -40,6 +40,7 @@ type queue struct {
 	wake  func()
 	parts [queueParts]queuePart
 
+	told   atomic.Uint64
 	depth  atomic.Int64 // parked
 	counts [MaxProviders]atomic.Int64
 
@@ -218,7 +219,7 @@ func (b *batch) change(ref kv.Ref, f func(e *entry)) {
 		was = *e
 	}
 	f(e)
-	e.told++
+	e.told = q.told.Add(1)
 	wake := e.parked && e.lacking != 0 && !was.parked
 	if wake && q.depth.Load() >= int64(q.opts.MaxQueued) {
 		q.dropped.Add(1)
