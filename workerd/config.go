@@ -66,9 +66,22 @@ type files map[string][]byte
 
 const configFile = "c.capnp"
 
+// extras are what a process has beside the Worker, each only when it is needed.
+type extras struct {
+	report bool // a second copy that tells which handlers there are
+}
+
+// sockets are the names of the sockets that a process listens on.
+func (e extras) sockets() []string {
+	if e.report {
+		return []string{"http", "ctl"}
+	}
+	return []string{"http"}
+}
+
 // configure returns workerd's configuration of one process. Whatever comes from a
 // user is a quoted string or a file of its own.
-func configure(w *Worker, token string, opts *Options) files {
+func configure(w *Worker, token string, more extras, opts *Options) files {
 	all := files{}
 	services := &strings.Builder{}
 	external := func(name, socket string, more ...[2]string) {
@@ -105,6 +118,23 @@ func configure(w *Worker, token string, opts *Options) files {
 		}
 		fmt.Fprintf(bindings, "    (name = %s, %s = %s),\n", quote(b.Name), bindingFields[b.Kind], value)
 	}
+	worker := func(code string) string {
+		return fmt.Sprintf(`(
+%s  compatibilityDate = %s,
+  compatibilityFlags = [%s],
+  bindings = [
+%s  ],
+  globalOutbound = "egress",
+%s);
+`, code, quote(w.CompatibilityDate), quoteAll(w.Flags), bindings, cache)
+	}
+	ctl, ctlSocket := "", ""
+	if more.report {
+		services.WriteString("    (name = \"ctl\", worker = .ctl),\n")
+		ctl = "const ctl :Workerd.Worker = " + worker(reportCode(w, all))
+		ctlSocket = `
+    (name = "ctl", address = "unix:passed", service = "ctl"),`
+	}
 	all[configFile] = fmt.Appendf(nil, `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   v8Flags = ["--max-old-space-size=%d"],
@@ -113,17 +143,11 @@ const config :Workerd.Config = (
     (name = "user", worker = .user),
 %s  ],
   sockets = [(name = "http", address = "unix:passed", service = "user", http = (
-    cfBlobHeader = %s, forwardedProtoHeader = %s, injectResponseHeaders = [(name = %s, value = "1")]))],
+    cfBlobHeader = %s, forwardedProtoHeader = %s, injectResponseHeaders = [(name = %s, value = "1")])),%s
+  ],
 );
-const user :Workerd.Worker = (
-%s  compatibilityDate = %s,
-  compatibilityFlags = [%s],
-  bindings = [
-%s  ],
-  globalOutbound = "egress",
-%s);
-`, max(opts.HeapBytes>>20, 1), services, quote(HeaderCF), quote(HeaderProto), quote(headerOK),
-		configureCode(w, all), quote(w.CompatibilityDate), quoteAll(w.Flags), bindings, cache)
+const user :Workerd.Worker = %s%s`, max(opts.HeapBytes>>20, 1), services, quote(HeaderCF), quote(HeaderProto), quote(headerOK), ctlSocket,
+		worker(configureCode(w, all)), ctl)
 	return all
 }
 
@@ -134,6 +158,10 @@ func configureCode(w *Worker, all files) string {
 		all["m0"] = w.Modules[0].Content
 		return "  serviceWorkerScript = embed \"m0\",\n"
 	}
+	return "  modules = [\n" + configureModules(w, all) + "  ],\n"
+}
+
+func configureModules(w *Worker, all files) string {
 	lines := &strings.Builder{}
 	for i, m := range w.Modules {
 		name := "m" + strconv.Itoa(i)
@@ -145,7 +173,7 @@ func configureCode(w *Worker, all files) string {
 		}
 		lines.WriteString(line)
 	}
-	return "  modules = [\n" + lines.String() + "  ],\n"
+	return lines.String()
 }
 
 func comma(i int) string {

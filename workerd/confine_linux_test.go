@@ -152,7 +152,7 @@ func TestProcessIsConfined(t *testing.T) {
 	defer func() { _ = os.RemoveAll(dir) }()
 	r := New(Options{Path: path, Dir: dir})
 	p, err := r.launch(t.Context().Done(), &Worker{Name: "a", Main: "a", CompatibilityDate: "2026-08-01",
-		Modules: []Module{{Name: "a", Type: ESModule, Content: []byte("export default {}")}}})
+		Modules: []Module{{Name: "a", Type: ESModule, Content: []byte("export default {}")}}}, extras{})
 	if err != nil {
 		t.Fatal(err)
 	}

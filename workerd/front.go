@@ -26,26 +26,34 @@ const (
 // RemoteAddr, TLS and Host.
 func (r *Runtime) Handler(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		r.serve(w, req, name)
+		if !r.Serve(w, req, name) {
+			r.refuse(w, req, newRay(), ErrNotFound)
+		}
 	})
 }
 
-func (r *Runtime) serve(w http.ResponseWriter, req *http.Request, name string) {
-	ray := newRay()
+// Serve answers a request as Handler does, but if there is no such Worker it
+// answers nothing and returns false: the caller may load it and try again.
+func (r *Runtime) Serve(w http.ResponseWriter, req *http.Request, name string) (found bool) {
 	s := r.script(name, false)
 	if s == nil {
-		r.refuse(w, req, ray, ErrNotFound)
-		return
+		return false
+	}
+	p, err := s.enter(req.Context())
+	if errors.Is(err, ErrNotFound) {
+		return false // it was removed meanwhile
 	}
 	s.requests.Add(1)
-	for again := true; again; {
-		p, err := s.enter(req.Context())
-		if err != nil {
-			r.refuse(w, req, ray, err)
-			return
+	ray := newRay()
+	if err == nil && s.pass(p, w, req, ray, true) {
+		if p, err = s.enter(req.Context()); err == nil {
+			s.pass(p, w, req, ray, false)
 		}
-		again = s.pass(p, w, req, ray, again)
 	}
+	if err != nil {
+		r.refuse(w, req, ray, err)
+	}
+	return true
 }
 
 // pass passes a request to a process that has counted it in. It reports whether

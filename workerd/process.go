@@ -40,8 +40,9 @@ type process struct {
 	worker  *Worker
 	token   string // what workerd adds to each request to our services
 	dir     string // of its own; removed when it has ended
-	socket  string
-	listen  *net.UnixListener // ours: workerd only accepts from it
+	more    extras
+	sockets map[string]*net.UnixListener // by name; ours: workerd only accepts from them
+	socket  string                       // the path of the one for requests
 	config  files
 	handle  *os.Process
 	pid     int
@@ -102,7 +103,7 @@ func isScript(path string) bool {
 }
 
 // launch starts a process and returns it when it is ready.
-func (r *Runtime) launch(cancel <-chan struct{}, w *Worker) (*process, error) {
+func (r *Runtime) launch(cancel <-chan struct{}, w *Worker, more extras) (*process, error) {
 	if err := validate(w, &r.opts); err != nil {
 		return nil, err
 	}
@@ -110,7 +111,7 @@ func (r *Runtime) launch(cancel <-chan struct{}, w *Worker) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := r.reserve(w)
+	p, err := r.reserve(w, more)
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +141,7 @@ func (r *Runtime) launch(cancel <-chan struct{}, w *Worker) (*process, error) {
 
 // reserve waits for a place among the processes, at the cost of the one that was
 // not used for the longest time.
-func (r *Runtime) reserve(w *Worker) (*process, error) {
+func (r *Runtime) reserve(w *Worker, more extras) (*process, error) {
 	for {
 		r.mu.Lock()
 		if r.closed {
@@ -155,10 +156,12 @@ func (r *Runtime) reserve(w *Worker) (*process, error) {
 			return &process{
 				rt:     r,
 				worker: w,
+				more:   more,
 				token:  rand.Text(),
 				dir:    filepath.Join(r.opts.Dir, "gen-"+strconv.Itoa(r.serial)),
 				dead:   make(chan struct{}),
 
+				sockets: map[string]*net.UnixListener{},
 				drained: make(chan struct{}),
 			}, nil
 		}
@@ -199,13 +202,8 @@ func (p *process) begin(binary string) (ready chan struct{}, err error) {
 	if err := os.Mkdir(p.dir, 0o700); err != nil {
 		return nil, err
 	}
-	p.config = configure(p.worker, p.token, &p.rt.opts)
+	p.config = configure(p.worker, p.token, p.more, &p.rt.opts)
 	if err := p.config.write(p.dir); err != nil {
-		return nil, err
-	}
-	p.socket = filepath.Join(p.dir, "s")
-	p.listen, err = net.ListenUnix("unix", &net.UnixAddr{Name: p.socket, Net: "unix"})
-	if err != nil {
 		return nil, err
 	}
 	var open []*os.File
@@ -214,11 +212,17 @@ func (p *process) begin(binary string) (ready chan struct{}, err error) {
 			_ = f.Close()
 		}
 	}()
-	passed, err := p.listen.File()
-	if err != nil {
-		return nil, err
+	args := []string{"serve", "--control-fd=3"}
+	var passed []*os.File
+	for i, name := range p.more.sockets() {
+		f, err := p.open(name)
+		if err != nil {
+			return nil, err
+		}
+		open, passed = append(open, f), append(passed, f)
+		args = append(args, "--socket-fd", name+"="+strconv.Itoa(4+i))
 	}
-	open = append(open, passed)
+	p.socket = p.path("http")
 	control, controlEnd, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -231,10 +235,10 @@ func (p *process) begin(binary string) (ready chan struct{}, err error) {
 	}
 	open = append(open, outputEnd)
 	command := func() *exec.Cmd {
-		cmd := exec.Command(binary, "serve", "--control-fd=3", "--socket-fd", "http=4", configFile)
+		cmd := exec.Command(binary, append(args, configFile)...)
 		cmd.Dir, cmd.Env = p.dir, []string{"TZ=UTC"}
 		cmd.Stdout, cmd.Stderr = outputEnd, outputEnd
-		cmd.ExtraFiles = []*os.File{controlEnd, passed}
+		cmd.ExtraFiles = append([]*os.File{controlEnd}, passed...)
 		return cmd
 	}
 	p.started, p.lastUsed = time.Now(), time.Now()
@@ -250,6 +254,19 @@ func (p *process) begin(binary string) (ready chan struct{}, err error) {
 	p.rt.running.Go(func() { p.listening(control, ready) })
 	p.rt.running.Go(func() { p.output(output, said) })
 	return ready, nil
+}
+
+// path is where a socket of the process is.
+func (p *process) path(name string) string { return filepath.Join(p.dir, name[:1]) }
+
+// open listens on a socket and returns what the process is given of it.
+func (p *process) open(name string) (*os.File, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: p.path(name), Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	p.sockets[name] = l
+	return l.File()
 }
 
 // spawn starts the command on a thread of its own, which lives as long as the
@@ -312,22 +329,25 @@ func outOfMemory(said []byte) bool {
 // clean removes what a process leaves behind.
 func (p *process) clean() {
 	p.pool.close()
-	if p.listen != nil {
-		_ = p.listen.Close()
+	for _, l := range p.sockets {
+		_ = l.Close()
 	}
 	if err := os.RemoveAll(p.dir); err != nil {
 		p.rt.opts.Logger.Error("remove a Worker's folder", "error", err)
 	}
 }
 
-// listening waits for the line on the control channel that says that the socket
-// is open.
+// listening waits for the lines on the control channel that say that the sockets
+// are open.
 func (p *process) listening(control *os.File, ready chan<- struct{}) {
 	defer func() { _ = control.Close() }()
-	lines := bufio.NewScanner(control)
+	lines, left := bufio.NewScanner(control), len(p.sockets)
 	for lines.Scan() {
 		var event struct{ Event, Socket string }
-		if json.Unmarshal(lines.Bytes(), &event) == nil && event.Event == "listen" && event.Socket == "http" {
+		if json.Unmarshal(lines.Bytes(), &event) == nil && event.Event == "listen" && p.sockets[event.Socket] != nil {
+			if left--; left > 0 {
+				continue
+			}
 			close(ready)
 			_, _ = io.Copy(io.Discard, control)
 			return

@@ -125,7 +125,7 @@ func (s *script) startOnce(w *Worker) (*process, error) {
 			return nil, ErrClosed
 		}
 	}
-	return s.rt.launch(nil, w)
+	return s.rt.launch(nil, w, extras{})
 }
 
 // held counts a crash and holds the next start back; s.mu is held.

@@ -303,17 +303,6 @@ func (r *Runtime) script(name string, create bool) *script {
 	return s
 }
 
-// Check starts a version once, apart from everything, and ends it. What workerd
-// has against it is a *StartError.
-func (r *Runtime) Check(ctx context.Context, w Worker) error {
-	p, err := r.launch(ctx.Done(), &w)
-	if err != nil {
-		return err
-	}
-	p.end("", r.opts.Stop)
-	return nil
-}
-
 // Load makes a version the one that answers from now on, without starting it:
 // the next request does. What runs of another version ends once it is idle.
 func (r *Runtime) Load(w Worker) error {
@@ -335,7 +324,7 @@ func (r *Runtime) Deploy(ctx context.Context, w Worker) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	p, err := r.launch(ctx.Done(), &w)
+	p, err := r.launch(ctx.Done(), &w, extras{})
 	if err != nil {
 		return err
 	}

@@ -318,14 +318,14 @@ func TestCheckTellsWhy(t *testing.T) {
 		{"const a = []; for (;;) a.push(new Array(1000).fill(a.length));", "Script startup exceeded"},
 	} {
 		var fault *workerd.StartError
-		err := w.rt.Check(t.Context(), worker("a", "1", c.script))
-		if !errors.As(err, &fault) || !strings.Contains(fault.Text, c.want) {
+		_, err := w.rt.Check(t.Context(), worker("a", "1", c.script))
+		if !errors.As(err, &fault) || !strings.Contains(fault.Text, c.want) || strings.Contains(fault.Text, "service ") || strings.Count(fault.Text, c.want) != 1 {
 			t.Errorf("%s: got %v, want %s", c.script, err, c.want)
 		}
 	}
 	future := worker("a", "1", answering(`"ok"`))
 	future.CompatibilityDate = "2099-01-01"
-	if err := w.rt.Check(t.Context(), future); err == nil || !strings.Contains(err.Error(), "2099-01-01") {
+	if _, err := w.rt.Check(t.Context(), future); err == nil || !strings.Contains(err.Error(), "2099-01-01") {
 		t.Errorf("a future date: %v", err)
 	}
 	for name, spoil := range map[string]func(*workerd.Worker){
@@ -340,11 +340,11 @@ func TestCheckTellsWhy(t *testing.T) {
 	} {
 		v := worker("a", "1", answering(`"ok"`))
 		spoil(&v)
-		if err := w.rt.Check(t.Context(), v); err == nil {
+		if _, err := w.rt.Check(t.Context(), v); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if err := w.rt.Check(t.Context(), worker("a", "1", answering(`"ok"`))); err != nil {
+	if _, err := w.rt.Check(t.Context(), worker("a", "1", answering(`"ok"`))); err != nil {
 		t.Error(err)
 	}
 	// A version that does not start leaves the one before it.
@@ -355,7 +355,7 @@ func TestCheckTellsWhy(t *testing.T) {
 	w.want("a", "/", 200, "one")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := w.rt.Check(ctx, worker("a", "1", "for(;;);")); err == nil {
+	if _, err := w.rt.Check(ctx, worker("a", "1", "for(;;);")); err == nil {
 		t.Error("a start that was given up succeeded")
 	}
 }
@@ -588,4 +588,39 @@ func TestDrainEnds(t *testing.T) {
 	w.deploy(worker("a", "2", answering(`"two"`)))
 	until(t, "the old version has ended", func() bool { return w.rt.Processes() == 1 })
 	w.want("a", "/", 200, "two")
+}
+
+// What a Worker has is found out by starting it.
+func TestCheckReports(t *testing.T) {
+	w := start(t, workerd.Options{})
+	for script, want := range map[string]string{
+		answering(`"ok"`): "[fetch] []",
+		`export default {fetch() {}, async scheduled() {}, other() {}}`: "[fetch scheduled] []",
+		`export default {}`:      "[] []",
+		`export function f() {}`: "[] [f]",
+		`export const a = {tail() {}}, b = {}; export default {queue: async () => {}, fetch: 1}`: "[queue] [a]",
+		`import {WorkerEntrypoint, env} from "cloudflare:workers"; if (env.V != "v") throw 1;
+		class Base extends WorkerEntrypoint { fetch() {} };
+		export default class extends Base { scheduled() {} helper() {} }; export class Named extends WorkerEntrypoint {}`: "[fetch scheduled] [Named]",
+	} {
+		v := worker("a", "1", script)
+		v.Bindings = []workerd.Binding{{Name: "V", Kind: workerd.BindText, Value: "v"}}
+		report, err := w.rt.Check(t.Context(), v)
+		if got := fmt.Sprint(report.Handlers, report.NamedHandlers); err != nil || got != want || report.Took <= 0 {
+			t.Errorf("%s: %s %v, want %s", script, got, err, want)
+		}
+	}
+	for _, name := range []string{"dir/sub/main.mjs", "./a.js", "nearkey-report.js", "dir/it's \"the\" m%20ain#?.js", "ä.js", "a:b.js"} {
+		v := worker("a", "1", `import x from "./b.js"; export default {fetch() { return x }}`)
+		v.Main, v.Modules[0].Name = name, name
+		v.Modules = append(v.Modules, workerd.Module{Name: filepath.Join(filepath.Dir(name), "b.js"), Type: workerd.ESModule, Content: []byte("export default 1")})
+		if report, err := w.rt.Check(t.Context(), v); err != nil || fmt.Sprint(report.Handlers) != "[fetch]" {
+			t.Errorf("a main module called %s: %v %v", name, report, err)
+		}
+	}
+	sw := worker("a", "1", `"use strict"; addEventListener("fetch", e => e.respondWith(new Response("x"))); addEventListener("scheduled", () => {})`)
+	sw.ServiceWorker = true
+	if report, err := w.rt.Check(t.Context(), sw); err != nil || fmt.Sprint(report.Handlers) != "[fetch scheduled]" {
+		t.Errorf("a service worker: %v %v", report, err)
+	}
 }
