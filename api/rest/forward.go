@@ -16,7 +16,9 @@ import (
 const forwardTimeout = 30 * time.Second
 
 // ofCatalog reports whether what is at the route is in the catalog, all of it.
-func (k routeKind) ofCatalog() bool { return k >= routeUser && k <= routeNamespace }
+func (k routeKind) ofCatalog() bool {
+	return k >= routeUser && k <= routeNamespace || k.ofWorkers()
+}
 
 // errNoForward: this server has no catalog, and nobody to ask.
 var errNoForward = errors.New("there is no catalog, and no server that requests about it are forwarded to")

@@ -34,6 +34,45 @@ const (
 	routeBulk
 	routeBulkDelete
 	routeBulkGet
+	routeZones // what follows is there if Workers are: see worker_route.go
+	routeZone
+	routeZoneRoutes
+	routeZoneRoute
+	routeScripts
+	routeScript
+	routeScriptContent
+	routeScriptContentV2
+	routeScriptSettings
+	routeScriptOnlySettings
+	routeScriptVersions
+	routeScriptVersion
+	routeScriptDeployments
+	routeScriptDeployment
+	routeScriptSecrets
+	routeScriptSecret
+	routeScriptSecretsBulk
+	routeScriptSubdomain
+	routeScriptRoutes
+	routeScriptDomainRecords
+	routeScriptDomainChanges
+	routeScriptSchedules
+	routeScriptReferences
+	routeScriptAssets
+	routeWorkerService
+	routeWorkerObject
+	routeWorkerLatest
+	routeWorkersSubdomain
+	routeWorkersSubdomainName
+	routeWorkersDomains
+	routeWorkersDomain
+	routeWorkersObjects
+	routeWorkersConsumers
+	routeWorkerTails
+	routeWorkerTail
+	routeWorkerTailSocket
+	routeWorkerTailEvents
+	routeWorkerCronRun
+	routeWorkerCronRuns
 	routeKinds
 )
 
@@ -42,6 +81,15 @@ func (k routeKind) String() string {
 		"healthz", "readyz", "metrics", "user", "user/tokens/verify", "memberships", "accounts", "account",
 		"tokens", "token", "tokens/verify", "namespaces", "namespaces/", "namespace", "keys", "values",
 		"metadata", "bulk", "bulk/delete", "bulk/get",
+		"zones", "zone", "zone/workers/routes", "zone/workers/route",
+		"scripts", "script", "script/content", "script/content/v2", "script/settings", "script/script-settings",
+		"script/versions", "script/version", "script/deployments", "script/deployment",
+		"script/secrets", "script/secret", "script/secrets-bulk", "script/subdomain",
+		"script/routes", "script/domains/records", "script/domains/changeset", "script/schedules",
+		"script/references", "script/assets-upload-session", "service", "worker", "worker/versions/latest",
+		"subdomain", "subdomains", "domains", "domain", "durable_objects/namespaces", "tails/by-consumer",
+		"script/tails", "script/tail", "script/tail/socket", "script/tail/events",
+		"script/schedules/run", "script/schedules/runs",
 	}[k]
 }
 
@@ -52,6 +100,9 @@ type route struct {
 	namespace string
 	key       string
 	token     string
+	zone      string
+	worker    string // the name of a Worker
+	id        string // of what belongs to the Worker or the zone
 }
 
 // basePath is where the dialect begins.
@@ -93,6 +144,8 @@ func parseRoute(path string) (route, bool) {
 		return route{kind: routeAccounts}, true
 	case head == "accounts":
 		return parseAccountRoute(rest)
+	case head == "zones":
+		return parseZoneRoute(rest, more)
 	}
 	return route{}, false
 }
@@ -124,7 +177,7 @@ func parseAccountRoute(path string) (route, bool) {
 	}
 	switch {
 	case !ok:
-		return route{}, false
+		return parseWorkersRoute(r, rest)
 	case spaces == "":
 		r.kind = routeNamespaces
 		return r, true
@@ -195,14 +248,14 @@ type operation struct {
 
 // endpoint is a route's operations by method. HEAD is served as GET; net/http
 // leaves the body out.
-type endpoint struct{ get, put, post, del *operation }
+type endpoint struct{ get, put, post, patch, del *operation }
 
 type endpoints [routeKinds]endpoint
 
 func newEndpoints() endpoints {
 	const read, write = catalog.Read, catalog.Write
 	bulkDelete := &operation{"bulk remove keys", observe.OpBulkDelete, accessNamespace, write, (*Server).deleteBulk}
-	return endpoints{
+	all := endpoints{
 		routeHealth:        {get: &operation{name: "healthz", serve: (*Server).getHealth}},
 		routeReady:         {get: &operation{name: "readyz", serve: (*Server).getReady}},
 		routeMetrics:       {get: &operation{name: "metrics", serve: (*Server).getMetrics}},
@@ -243,6 +296,8 @@ func newEndpoints() endpoints {
 		routeBulkDelete: {post: bulkDelete},
 		routeBulkGet:    {post: &operation{"bulk get keys", observe.OpBulkGet, accessNamespace, read, (*Server).getBulk}},
 	}
+	all.addWorkers()
+	return all
 }
 
 func (e *endpoint) operation(method string) *operation {
@@ -253,6 +308,8 @@ func (e *endpoint) operation(method string) *operation {
 		return e.put
 	case http.MethodPost:
 		return e.post
+	case http.MethodPatch:
+		return e.patch
 	case http.MethodDelete:
 		return e.del
 	}
@@ -269,7 +326,7 @@ func (e *endpoint) notAllowed(c *call) error {
 		}
 	}
 	var allowed []string
-	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodDelete} {
+	for _, m := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete} {
 		if e.operation(m) != nil {
 			allowed = append(allowed, m)
 		}
