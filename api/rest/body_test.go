@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/listing"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/store/memory"
 )
@@ -351,7 +352,7 @@ func TestHeaderBytes(t *testing.T) {
 		"keys?prefix=" + strings.Repeat("k", maxHeaderBytes-1000):  200,
 		"keys?prefix=" + strings.Repeat("k", maxHeaderBytes+8<<10): 431,
 		"values/a?expiration_ttl=" + strings.Repeat("k", 5000):     404,
-		"keys?cursor=" + encodeCursor(strings.Repeat("k", 512)):    200,
+		"keys?cursor=" + listing.Cursor(strings.Repeat("k", 512)):  200,
 	} {
 		req, err := http.NewRequest("GET", url+w.path(path), nil)
 		if err != nil {

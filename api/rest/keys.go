@@ -2,14 +2,11 @@ package rest
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/binary"
-	"errors"
-	"hash/crc32"
 	"net/http"
 	"strconv"
 
 	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/internal/listing"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -46,7 +43,7 @@ func (s *Server) listKeys(ctx context.Context, c *call) error {
 	}
 	cursor := ""
 	if page.More {
-		cursor = encodeCursor(page.Keys[len(page.Keys)-1].Key)
+		cursor = listing.Cursor(page.Keys[len(page.Keys)-1].Key)
 	}
 	// Clients differ in which of the two cursors they read.
 	out.buf = append(out.buf, `],"result_info":{"count":`...)
@@ -92,40 +89,9 @@ func listOptions(query string) (opts kv.ListOptions, err error) {
 	if err != nil || cursor == "" {
 		return opts, err
 	}
-	if opts.After, err = decodeCursor(cursor); err != nil {
+	if opts.After, err = listing.After(cursor); err != nil {
 		return opts, &failure{status: http.StatusBadRequest, code: codeInvalid,
 			text: "Invalid cursor. Please use the cursor of the previous page, or none to begin anew.", cause: err}
 	}
 	return opts, nil
-}
-
-// A cursor is, in base64url: its version (1 byte), the key to go on after, and a
-// CRC-32 of both (4 bytes), so that one that was cut or mistyped is found out
-// rather than taken for another place.
-const cursorVersion = 1
-
-func encodeCursor(after string) string {
-	raw := append(append(make([]byte, 0, 1+len(after)+crc32.Size), cursorVersion), after...)
-	raw = binary.BigEndian.AppendUint32(raw, crc32.ChecksumIEEE(raw))
-	return base64.RawURLEncoding.EncodeToString(raw)
-}
-
-var errCursor = errors.New("not a cursor of this service")
-
-// maxCursorBytes is the greatest length of a cursor's text.
-const maxCursorBytes = (1+kv.MaxKeyBytes+crc32.Size)*4/3 + 4
-
-func decodeCursor(cursor string) (after string, err error) {
-	if len(cursor) > maxCursorBytes {
-		return "", errCursor
-	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-	if err != nil || len(raw) <= 1+crc32.Size || raw[0] != cursorVersion {
-		return "", errCursor
-	}
-	body, sum := raw[:len(raw)-crc32.Size], raw[len(raw)-crc32.Size:]
-	if crc32.ChecksumIEEE(body) != binary.BigEndian.Uint32(sum) {
-		return "", errCursor
-	}
-	return string(body[1:]), nil
 }
