@@ -11,7 +11,6 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,7 +56,7 @@ func TestRead(t *testing.T) {
 		name   string
 		sent   func(masked bool) []byte
 		want   []string // messages
-		answer []byte   // what the client gets; the end of it if it begins with "…"
+		answer []byte   // how what the client gets begins
 		err    string
 	}{
 		{"text", func(m bool) []byte { return frame(0x81, m, []byte(`{"debug":false}`)) }, []string{`{"debug":false}`}, nil, "EOF"},
@@ -72,13 +71,13 @@ func TestRead(t *testing.T) {
 		{"pong", func(m bool) []byte { return frame(0x8a, m, []byte("any")) }, nil, nil, "EOF"},
 		{"close", func(m bool) []byte { return frame(0x88, m, []byte("\x03\xe8bye")) }, nil, []byte{0x88, 2, 3, 0xe8}, "code 1000 bye"},
 		{"close without a code", func(m bool) []byte { return frame(0x88, m, nil) }, nil, []byte{0x88, 0}, "code 1005"},
-		{"close of one byte", func(m bool) []byte { return frame(0x88, m, []byte{3}) }, nil, []byte{0x88, 0x2c, 3, 0xea}, "close frame"},
-		{"too large", func(m bool) []byte { return frame(0x81, m, append(most, 'x')) }, nil, []byte{0x88, 0x1a, 3, 0xf1}, "too large"},
+		{"close of one byte", func(m bool) []byte { return frame(0x88, m, []byte{3}) }, nil, []byte{0x88, 0, 3, 0xea}, "close frame"},
+		{"too large", func(m bool) []byte { return frame(0x81, m, append(most, 'x')) }, nil, []byte{0x88, 0, 3, 0xf1}, "too large"},
 		{"too large in parts", func(m bool) []byte {
 			return append(frame(0x01, m, most), frame(0x80, m, []byte("x"))...)
-		}, nil, []byte{0x88, 0x1a, 3, 0xf1}, "too large"},
-		{"length of 64 bits", func(bool) []byte { return append([]byte{0x81, 127}, bytes.Repeat([]byte{0xff}, 8)...) }, nil, []byte{0x88, 0x21, 3, 0xea}, "63 bits"},
-		{"not UTF-8", func(m bool) []byte { return frame(0x81, m, []byte{0xff}) }, nil, []byte{0x88, 0x19, 3, 0xef}, "UTF-8"},
+		}, nil, []byte{0x88, 0, 3, 0xf1}, "too large"},
+		{"length of 64 bits", func(bool) []byte { return append([]byte{0x81, 127}, bytes.Repeat([]byte{0xff}, 8)...) }, nil, []byte{0x88, 0, 3, 0xea}, "63 bits"},
+		{"not UTF-8", func(m bool) []byte { return frame(0x81, m, []byte{0xff}) }, nil, []byte{0x88, 0, 3, 0xef}, "UTF-8"},
 		{"extension", func(m bool) []byte { return frame(0xc1, m, nil) }, nil, []byte{0x88}, "extension"},
 		{"unknown kind", func(m bool) []byte { return frame(0x83, m, nil) }, nil, []byte{0x88}, "unknown kind"},
 		{"unknown control", func(m bool) []byte { return frame(0x8b, m, nil) }, nil, []byte{0x88}, "unknown kind"},
@@ -118,7 +117,11 @@ func TestRead(t *testing.T) {
 				if !slices.Equal(got, c.want) || !strings.Contains(err.Error(), c.err) {
 					t.Errorf("masked %v: got %.40q, %v; want %.40q, %s", masked, got, err, c.want, c.err)
 				}
-				if answer := <-answered; !bytes.HasPrefix(answer, c.answer) {
+				answer := <-answered
+				if len(c.answer) > 2 && c.answer[1] == 0 { // the text of a code may be any
+					answer[1] = 0
+				}
+				if !bytes.HasPrefix(answer, c.answer) {
 					t.Errorf("masked %v: answered with %q, want %q", masked, answer, c.answer)
 				}
 			})
@@ -176,12 +179,12 @@ func serve(t *testing.T, handle func(*Conn)) *httptest.Server {
 
 // Our client and our server understand each other, in both directions.
 func TestDial(t *testing.T) {
-	var ended atomic.Pointer[error]
+	ended := make(chan error, 1)
 	s := serve(t, func(c *Conn) {
 		for {
 			message, err := c.Read()
 			if err != nil {
-				ended.Store(&err)
+				ended <- err
 				return
 			}
 			if err := errors.Join(c.Ping(), c.WriteText(message)); err != nil {
@@ -213,12 +216,7 @@ func TestDial(t *testing.T) {
 	if err := c.WriteText(nil); err != errEnded {
 		t.Errorf("writing after the end: %v", err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ended.Load() == nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the server did not hear of the end")
-		}
-	}
-	if err := *ended.Load(); !errors.As(err, &end) || end.Reason != "enough" {
+	if err := <-ended; !errors.As(err, &end) || end.Reason != "enough" {
 		t.Errorf("the server's end is %v", err)
 	}
 }
