@@ -54,12 +54,23 @@ func (n Namespace) GetAnswer(ctx context.Context, key string, maxAge time.Durati
 	if err != nil {
 		return Answer{}, err
 	}
-	now := n.rules.now()
-	n.seen(a.Version, now)
-	if !a.Visible(now) {
-		a.Record = Record{}
-	}
+	a.Record = *n.Shown(&a.Record)
 	return a, nil
+}
+
+// absent is what is shown of a record that is not to be seen.
+var absent = new(Record)
+
+// Shown returns what a reader is shown who came by a record of the namespace in
+// another way than through Get: rec itself, or the absent Record if it is not to
+// be seen. Neither may be changed. It allocates nothing.
+func (n Namespace) Shown(rec *Record) *Record {
+	now := n.rules.now()
+	n.seen(rec.Version, now)
+	if !rec.Visible(now) {
+		return absent
+	}
+	return rec
 }
 
 // seen makes what is written through this process from now on newer than a record

@@ -358,6 +358,13 @@ func TestAWriteAfterAReadIsNewerThanWhatWasRead(t *testing.T) {
 	for name, read := range map[string]func(w *world) error{
 		"get":      func(w *world) error { _, err := w.Get(context.Background(), "k", 0); return err },
 		"get many": func(w *world) error { _, err := w.GetMany(context.Background(), []string{"k"}, 0); return err },
+		"by another way": func(w *world) error {
+			rec, err := w.store.Get(context.Background(), kv.Ref{Namespace: kv.NamespaceID{1}, Key: "k"}, 0)
+			if shown := w.Shown(&rec); shown != &rec {
+				return fmt.Errorf("shown is %v", shown)
+			}
+			return err
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(memory.New())
@@ -370,6 +377,18 @@ func TestAWriteAfterAReadIsNewerThanWhatWasRead(t *testing.T) {
 				t.Errorf("%q, %v", rec.Value, err)
 			}
 		})
+	}
+}
+
+func TestWhatIsNotToBeSeenIsNotShown(t *testing.T) {
+	w := newWorld(memory.New())
+	version := kv.NewVersion(w.now.UnixNano(), 2, 1)
+	for name, rec := range map[string]kv.Record{
+		"absent": {}, "deleted": kv.Tombstone(version), "expired": {Version: version, Expiration: w.now.Unix(), Value: []byte("v")},
+	} {
+		if shown := w.Shown(&rec); !shown.Absent() || shown.Bytes() > 0 {
+			t.Errorf("%s: %v is shown", name, shown)
+		}
 	}
 }
 

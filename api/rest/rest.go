@@ -232,7 +232,7 @@ func (s *Server) end(c *call) {
 	took := time.Since(c.began)
 	result := c.result()
 	s.requests.Count(c.space, c.op.metric, result, took)
-	if reason := rejection(c.status); reason != "" {
+	if reason := observe.Rejection(c.status); reason != "" {
 		s.metrics.Rejected(reason)
 	}
 	s.logEnd(c, took)
@@ -246,38 +246,12 @@ func (c *call) result() observe.Result {
 	switch {
 	case c.status == statusCanceled:
 		return observe.Canceled
-	case c.status < 300:
-		if c.op.metric == observe.OpGet || c.op.metric == observe.OpMetadata {
-			return observe.Hit
-		}
-		return observe.OK
+	case c.status < 300 && (c.op.metric == observe.OpGet || c.op.metric == observe.OpMetadata):
+		return observe.Hit
 	case c.status == http.StatusNotFound && c.code == codeKeyNotFound:
 		return observe.Miss
-	case c.status == http.StatusUnauthorized || c.status == http.StatusForbidden:
-		return observe.Denied
-	case c.status == http.StatusTooManyRequests || c.status == http.StatusServiceUnavailable || c.status == http.StatusInsufficientStorage:
-		return observe.Rejected
-	case c.status < 500:
-		return observe.Invalid
 	}
-	return observe.Failed
-}
-
-// rejection is the reason that nearkey_kv_rejected_total counts a status under.
-func rejection(status int) string {
-	switch status {
-	case http.StatusUnauthorized, http.StatusForbidden:
-		return "403"
-	case http.StatusRequestEntityTooLarge:
-		return "413"
-	case http.StatusTooManyRequests:
-		return "429"
-	case http.StatusServiceUnavailable:
-		return "503"
-	case http.StatusInsufficientStorage:
-		return "507"
-	}
-	return ""
+	return observe.ResultOf(c.status)
 }
 
 // statusCanceled stands for no answer at all: the client went away.

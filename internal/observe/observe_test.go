@@ -64,6 +64,20 @@ func TestCount(t *testing.T) {
 
 // TestManyNamespaces: those beyond the limit share a label, and room that becomes
 // free is used.
+func TestStatus(t *testing.T) {
+	for status, want := range map[int]struct {
+		result Result
+		reason string
+	}{
+		200: {OK, ""}, 204: {OK, ""}, 400: {Invalid, ""}, 401: {Denied, "403"}, 403: {Denied, "403"}, 404: {Invalid, ""}, 413: {Invalid, "413"},
+		414: {Invalid, ""}, 429: {Rejected, "429"}, 500: {Failed, ""}, 502: {Failed, ""}, 503: {Rejected, "503"}, 507: {Rejected, "507"},
+	} {
+		if result, reason := ResultOf(status), Rejection(status); result != want.result || reason != want.reason {
+			t.Errorf("%d is %s %q, want %s %q", status, result, reason, want.result, want.reason)
+		}
+	}
+}
+
 func TestManyNamespaces(t *testing.T) {
 	m := New()
 	r := m.Requests("rest")

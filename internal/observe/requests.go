@@ -3,6 +3,7 @@ package observe
 import (
 	"encoding/hex"
 	"maps"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,40 @@ const (
 
 func (r Result) String() string {
 	return [results]string{"ok", "hit", "miss", "invalid", "denied", "rejected", "canceled", "error"}[r]
+}
+
+// ResultOf is what an answer's status tells of a request. That a read found its
+// key, or not, it does not tell.
+func ResultOf(status int) Result {
+	switch {
+	case status < 300:
+		return OK
+	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+		return Denied
+	case status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable || status == http.StatusInsufficientStorage:
+		return Rejected
+	case status < 500:
+		return Invalid
+	}
+	return Failed
+}
+
+// Rejection is the reason by which Metrics.Rejected counts an answer's status, ""
+// if it is no rejection.
+func Rejection(status int) string {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return "403"
+	case http.StatusRequestEntityTooLarge:
+		return "413"
+	case http.StatusTooManyRequests:
+		return "429"
+	case http.StatusServiceUnavailable:
+		return "503"
+	case http.StatusInsufficientStorage:
+		return "507"
+	}
+	return ""
 }
 
 // MaxNamespaces is how many namespaces have series of their own.
