@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/observe"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -46,11 +47,17 @@ type Config struct {
 	// every request, concurrently. An error that is no kv.ErrUnavailable is answered
 	// with 403.
 	Identify func(token, binding string) (Space, error)
-	Limits   kv.Limits     // those of the namespaces
-	Near     Near          // nil: every read goes through the namespace
-	MaxAge   time.Duration // the staleness that a get without cacheTtl accepts
-	Logger   *slog.Logger  // nil: none
-	Now      func() time.Time
+
+	// Spend is called once for every operation, a bulk get included, before anything
+	// is done, and may be called by many at once. false: what started the operation
+	// has had all that it may have, and it is answered with 429. nil: no limit.
+	Spend func(token string) bool
+
+	Limits  kv.Limits        // those of the namespaces
+	Near    Near             // nil: every read goes through the namespace
+	MaxAge  time.Duration    // the staleness that a get without cacheTtl accepts
+	Logger  *slog.Logger     // nil: none
+	Metrics *observe.Metrics // nil: none
 
 	MaxConns  int   // connections at once, more wait to be accepted; 0: 4096
 	HeldBytes int64 // of bodies and large values in memory at once; 0: 256 MiB
@@ -67,8 +74,8 @@ func (c Config) withDefaults() Config {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.Now == nil {
-		c.Now = time.Now
+	if c.Spend == nil {
+		c.Spend = func(string) bool { return true }
 	}
 	if c.MaxConns <= 0 {
 		c.MaxConns = 4096
@@ -96,7 +103,10 @@ var ErrClosed = errors.New("binding: server closed")
 
 // Server answers what workerd sends for KV bindings.
 type Server struct {
-	config  Config
+	config   Config
+	requests *observe.Requests
+	cache    *observe.Cache
+
 	held    atomic.Int64 // bytes of bodies and large values
 	closing atomic.Bool
 	slots   chan struct{} // one for each connection
@@ -113,6 +123,8 @@ func New(config Config) *Server {
 	config = config.withDefaults()
 	return &Server{
 		config:    config,
+		requests:  config.Metrics.Requests("binding"),
+		cache:     config.Metrics.Cache("binding"),
 		slots:     make(chan struct{}, config.MaxConns),
 		ended:     make(chan struct{}),
 		listeners: map[net.Listener]bool{},

@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/nearkey/nearkey/edge"
+	"github.com/nearkey/nearkey/internal/observe"
 	"github.com/nearkey/nearkey/kv"
+	"github.com/nearkey/nearkey/kv/kvtest"
 	"github.com/nearkey/nearkey/store/memory"
 )
 
@@ -28,10 +31,18 @@ type world struct {
 
 func newWorld(t testing.TB, change func(*Config)) *world {
 	t.Helper()
-	tier := edge.New(memory.New(), edge.Options{Sole: true, MaxSkew: -1})
-	rules := &kv.Rules{Limits: kv.CloudflareLimits(), Stamp: kv.NewStamper(1, time.Now)}
+	config := configOf(edge.New(memory.New(), edge.Options{Sole: true, MaxSkew: -1}), time.Now)
+	if change != nil {
+		change(&config)
+	}
+	return serve(t, config)
+}
+
+// configOf is the configuration of a server over a tier, with one namespace.
+func configOf(tier *edge.Tier, clock func() time.Time) Config {
+	rules := &kv.Rules{Limits: kv.CloudflareLimits(), Stamp: kv.NewStamper(1, clock), Now: clock}
 	id := kv.NamespaceID{1}
-	config := Config{
+	return Config{
 		Identify: func(token, binding string) (Space, error) {
 			if token != "t" || binding != "n" {
 				return Space{}, errors.New("unknown")
@@ -40,9 +51,10 @@ func newWorld(t testing.TB, change func(*Config)) *world {
 		},
 		Limits: rules.Limits, Near: tier, MaxAge: time.Minute,
 	}
-	if change != nil {
-		change(&config)
-	}
+}
+
+func serve(t testing.TB, config Config) *world {
+	t.Helper()
 	w := &world{t: t, server: New(config), path: filepath.Join(t.TempDir(), "kv.sock")}
 	l, err := net.Listen("unix", w.path)
 	if err != nil {
@@ -200,6 +212,147 @@ func TestAdversary(t *testing.T) {
 	w.conversation([2]string{request("DELETE /k?urlencoded=true", "", ""), empty})
 }
 
+// TestCacheStatus: each status is what the tier did, with the clock of the tier and
+// a far store that fails.
+func TestCacheStatus(t *testing.T) {
+	now, fails := time.Now(), false
+	far := &kvtest.Faulty{Store: memory.New(), Inject: func(kvtest.Op, kv.Ref) kvtest.Fault {
+		if fails {
+			return kvtest.Refused
+		}
+		return kvtest.None
+	}}
+	clock := func() time.Time { return now }
+	w := serve(t, configOf(edge.New(far, edge.Options{MaxSkew: -1, Now: clock}), clock))
+	get := request("GET /k?urlencoded=true&cache_ttl=30", "", "")
+	found := func(status string) [2]string {
+		return [2]string{get, "HTTP/1.1 200 OK\r\nCF-Cache-Status: " + status + "\r\nContent-Length: 1\r\n\r\nv"}
+	}
+	absent := func(status string) [2]string {
+		return [2]string{get, "HTTP/1.1 404 Not Found\r\nCF-Cache-Status: " + status + "\r\nContent-Length: 0\r\n\r\n"}
+	}
+	put := [2]string{sized("PUT /k?urlencoded=true", "", "v"), empty}
+	w.conversation(absent("MISS"), absent("HIT"), put, found("HIT"))
+	now = now.Add(31 * time.Second)
+	w.conversation(found("EXPIRED"), found("HIT"), [2]string{request("DELETE /k?urlencoded=true", "", ""), empty}, absent("HIT"), put)
+	now = now.Add(31 * time.Second)
+	fails = true
+	w.conversation(found("STALE"))
+}
+
+// TestSpend: each operation asks once, whatever comes of it; what may not spend is
+// not done, its body is read, and the connection goes on.
+func TestSpend(t *testing.T) {
+	left, asked := 6, 0
+	w := newWorld(t, func(c *Config) {
+		c.Spend = func(token string) bool {
+			if token != "t" {
+				t.Errorf("the token %q", token)
+			}
+			asked++
+			left--
+			return left >= 0
+		}
+	})
+	spent := refused("429", "Too many API requests by single Worker invocation.")
+	list := "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 44\r\n\r\n" + `{"keys":[{"name":"k"}],"list_complete":true}`
+	w.conversation(
+		[2]string{sized("PUT /k?urlencoded=true", "", "v"), empty},
+		[2]string{request("GET /k?urlencoded=true", "", ""), "HTTP/1.1 200 OK\r\nCF-Cache-Status: HIT\r\nContent-Length: 1\r\n\r\nv"},
+		[2]string{sized("POST /bulk/get", "", `{"keys":["a","b","k"]}`), "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 27\r\n\r\n" + `{"a":null,"b":null,"k":"v"}`},
+		[2]string{request("GET /", "", ""), list},
+		[2]string{request("DELETE /none?urlencoded=true", "", ""), empty},
+		[2]string{request("DELETE /%zz?urlencoded=true", "", ""), refused("400", "Could not URL-decode key name")},
+		[2]string{sized("PUT /k?urlencoded=true", "", strings.Repeat("w", kv.MaxValueBytes)), spent},
+		[2]string{request("PUT /k?urlencoded=true", "Transfer-Encoding: chunked\r\n", "1\r\nw\r\n0\r\n\r\n"), spent},
+		[2]string{request("GET /k?urlencoded=true", "", ""), spent},
+		[2]string{sized("POST /bulk/get", "", `{"keys":["k"]}`), spent},
+		[2]string{request("GET /", "", ""), spent},
+		[2]string{request("DELETE /k?urlencoded=true", "", ""), spent},
+	)
+	left = 1
+	w.conversation(
+		[2]string{request("PATCH /k", "", ""), refused("405", "Method Not Allowed")},
+		[2]string{"GET /k HTTP/1.1\r\nX-NK-NS: n\r\nX-NK-Token: u\r\n\r\n", refused("403", "Forbidden")},
+		[2]string{request("GET /", "", ""), list},
+	)
+	if asked != 13 {
+		t.Errorf("asked %d times for 13 operations", asked)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	metrics := observe.New()
+	w := newWorld(t, func(c *Config) {
+		c.Metrics = metrics
+		c.Spend = func(string) bool { return true }
+	})
+	w.conversation(
+		[2]string{sized("PUT /k?urlencoded=true", "", "value"), empty},
+		[2]string{request("GET /k?urlencoded=true", "", ""), "HTTP/1.1 200 OK\r\nCF-Cache-Status: HIT\r\nContent-Length: 5\r\n\r\nvalue"},
+		[2]string{request("GET /none?urlencoded=true", "", ""), "HTTP/1.1 404 Not Found\r\nCF-Cache-Status: MISS\r\nContent-Length: 0\r\n\r\n"},
+		[2]string{sized("POST /bulk/get", "", `{"keys":["k"]}`), "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 13\r\n\r\n" + `{"k":"value"}`},
+		[2]string{request("GET /?cursor=x", "", ""), refused("400", "Invalid cursor. Please use the cursor of the previous page, or none to begin anew.")},
+		[2]string{request("DELETE /k?urlencoded=true", "", ""), empty},
+		[2]string{"GET /k HTTP/1.1\r\nX-NK-NS: n\r\nX-NK-Token: u\r\n\r\n", refused("403", "Forbidden")},
+		[2]string{request("PATCH /k", "", ""), refused("405", "Method Not Allowed")},
+	)
+	c := w.dial()
+	_, _ = io.WriteString(c, request("PUT /k?urlencoded=true", "Content-Length: 9\r\n", "half"))
+	_ = c.(*net.UnixConn).CloseWrite()
+	if got, _ := io.ReadAll(c); len(got) > 0 {
+		t.Errorf("half a body was answered with %q", got)
+	}
+	_ = w.server.Close()
+	w.server.wait.Wait()
+	page := httptest.NewRecorder()
+	metrics.Handler().ServeHTTP(page, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{
+		`requests_total{namespace="01000000000000000000000000000000",op="put",result="ok",tier="binding"} 1`,
+		`requests_total{namespace="01000000000000000000000000000000",op="put",result="canceled",tier="binding"} 1`,
+		`requests_total{namespace="01000000000000000000000000000000",op="get",result="hit",tier="binding"} 1`,
+		`requests_total{namespace="01000000000000000000000000000000",op="get",result="miss",tier="binding"} 1`,
+		`requests_total{namespace="01000000000000000000000000000000",op="bulk_get",result="ok",tier="binding"} 1`,
+		`requests_total{namespace="01000000000000000000000000000000",op="list",result="invalid",tier="binding"} 1`,
+		`requests_total{namespace="01000000000000000000000000000000",op="delete",result="ok",tier="binding"} 1`,
+		`requests_total{namespace="none",op="get",result="denied",tier="binding"} 1`,
+		`rejected_total{reason="403"} 1`, `cache_hits_total{tier="binding"} 1`, `cache_misses_total{tier="binding"} 1`,
+		`request_duration_seconds_count{op="get",tier="binding"} 3`, `read_bytes_total 10`, `written_bytes_total 5`,
+	} {
+		if !strings.Contains(page.Body.String(), "nearkey_kv_"+want+"\n") {
+			t.Errorf("no line %s", want)
+		}
+	}
+}
+
+// TestHotPathAllocatesNothing: of a get of what is near, and of what is known to be
+// absent.
+func TestHotPathAllocatesNothing(t *testing.T) {
+	w := newWorld(t, func(c *Config) {
+		c.Metrics = observe.New()
+		c.Spend = func(string) bool { return true }
+	})
+	c := w.dial()
+	for _, step := range [][2]string{
+		{request("GET /k?urlencoded=true", "", ""), "HTTP/1.1 200 OK\r\nCF-Cache-Status: HIT\r\nContent-Length: 1\r\n\r\nv"},
+		{request("GET /gone?urlencoded=true&cache_ttl=60", "", ""), "HTTP/1.1 404 Not Found\r\nCF-Cache-Status: HIT\r\nContent-Length: 0\r\n\r\n"},
+	} {
+		w.conversation([2]string{sized("PUT /k?urlencoded=true", "", "v"), empty}, [2]string{request("DELETE /gone?urlencoded=true", "", ""), empty})
+		ask, got := []byte(step[0]), make([]byte, len(step[1]))
+		allocs := testing.AllocsPerRun(1000, func() {
+			if _, err := c.Write(ask); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c, got); err != nil || string(got) != step[1] {
+				t.Fatalf("got %q (%v)", got, err)
+			}
+		})
+		if allocs >= 1 {
+			t.Errorf("%q: %.1f allocations", step[0], allocs)
+		}
+	}
+}
+
 func TestHeldBytes(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.HeldBytes = 10 })
 	w.conversation(
@@ -267,7 +420,7 @@ func FuzzHead(f *testing.F) {
 }
 
 func BenchmarkGet(b *testing.B) {
-	w := newWorld(b, nil)
+	w := newWorld(b, func(c *Config) { c.Metrics = observe.New() })
 	c := w.dial()
 	in := bufio.NewReader(c)
 	_, _ = io.WriteString(c, sized("PUT /k?urlencoded=true", "", strings.Repeat("v", 288)))

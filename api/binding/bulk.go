@@ -2,10 +2,7 @@ package binding
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
-	"hash/crc32"
 	"strings"
 	"unicode/utf8"
 
@@ -88,6 +85,7 @@ func (c *conn) bulk(ctx context.Context, space *Space, body []byte) ([]byte, err
 		if i > 0 {
 			out = append(out, ',')
 		}
+		c.server.config.Metrics.Read(int64(len(recs[i].Value)))
 		out = append(appendString(out, keys[i]), ':')
 		if out, err = query.record(out, &recs[i]); err != nil {
 			return nil, err
@@ -158,32 +156,4 @@ func appendString(out []byte, text string) []byte {
 		out = append(out, '\\', b)
 	}
 	return append(append(out, text[plain:]...), '"')
-}
-
-// A cursor is that of the REST API: in base64url its version (1 byte), the key to
-// go on after, and a CRC-32 of both.
-const cursorVersion = 1
-
-const maxCursorBytes = (1+kv.MaxKeyBytes+crc32.Size)*4/3 + 4
-
-func encodeCursor(after string) string {
-	raw := append([]byte{cursorVersion}, after...)
-	raw = binary.BigEndian.AppendUint32(raw, crc32.ChecksumIEEE(raw))
-	return base64.RawURLEncoding.EncodeToString(raw)
-}
-
-func decodeCursor(cursor string) (after string, err error) {
-	errCursor := refuse(400, "Invalid cursor. Please use the cursor of the previous page, or none to begin anew.")
-	if len(cursor) > maxCursorBytes {
-		return "", errCursor
-	}
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-	if err != nil || len(raw) <= 1+crc32.Size || raw[0] != cursorVersion {
-		return "", errCursor
-	}
-	text, sum := raw[:len(raw)-crc32.Size], raw[len(raw)-crc32.Size:]
-	if crc32.ChecksumIEEE(text) != binary.BigEndian.Uint32(sum) {
-		return "", errCursor
-	}
-	return string(text[1:]), nil
 }

@@ -11,6 +11,9 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/observe"
+	"github.com/nearkey/nearkey/kv"
 )
 
 // The states of a connection.
@@ -41,16 +44,24 @@ type conn struct {
 	key        []byte
 	pair       [2][]byte // backs what is written with one call
 
+	op     observe.Op     // what is asked
+	space  kv.NamespaceID // of what is asked; zero: of none that is known
+	status int            // of its answer; 0: there is none
+	began  time.Time      // when its head had come
+
 	now            time.Time // when the last bytes came
 	idleSet        time.Time // when the deadlines of an idle connection were set; zero: they are not
 	writeSet       time.Time // when the deadline for writing was set
 	token, binding string    // of the request before, mostly the same
+	ttlText        string    // the last cache_ttl that was asked for, and what it means
+	ttl            time.Duration
 }
 
 // run serves the connection until it ends.
 func (c *conn) run(ctx context.Context) {
 	defer func() {
 		if p := recover(); p != nil {
+			c.server.config.Metrics.Panicked()
 			c.server.config.Logger.ErrorContext(ctx, "panic in a KV binding", "panic", p, "stack", string(debug.Stack()))
 		}
 		c.hold.free()
@@ -64,6 +75,7 @@ func (c *conn) run(ctx context.Context) {
 	for c.next() {
 		goesOn := c.answer(ctx)
 		c.hold.free()
+		c.count()
 		c.trim()
 		if !goesOn || c.head.last || c.server.closing.Load() {
 			return
@@ -84,6 +96,7 @@ func (c *conn) next() bool {
 			}
 			if size > 0 {
 				c.start += size
+				c.began = c.now
 				c.state.Store(busy)
 				if late {
 					c.idleSet = time.Time{}
@@ -161,6 +174,7 @@ func (c *conn) send(status int, reason, fields string, content []byte) error {
 
 // begin begins the head of an answer. The reason is one line, whatever it is made of.
 func (c *conn) begin(status int, reason string) {
+	c.status = status
 	c.out = append(c.out[:0], "HTTP/1.1 "...)
 	c.out = append(strconv.AppendInt(c.out, int64(status), 10), ' ')
 	for i := range len(reason) {

@@ -1,6 +1,7 @@
 package binding
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/listing"
+	"github.com/nearkey/nearkey/internal/observe"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -25,25 +28,74 @@ func refuse(status int, format string, args ...any) error {
 	return &refusal{status, fmt.Sprintf(format, args...)}
 }
 
+// errSpent is what a Worker reads that has done more than one invocation may.
+var errSpent = &refusal{429, "Too many API requests by single Worker invocation."}
+
 // answer answers the request whose head was read last, and reads its body to the
 // end. false: the connection cannot go on.
 func (c *conn) answer(ctx context.Context) bool {
 	c.beginBody()
+	c.op, c.status = c.operation(), 0
 	space, err := c.identify()
-	if err == nil {
-		switch method := string(c.head.method); {
-		case method == "GET":
-			return c.get(ctx, &space)
-		case method == "POST" && string(c.head.path) == "bulk/get":
-			return c.getBulk(ctx, &space)
-		case method == "PUT":
-			return c.put(ctx, &space)
-		case method == "DELETE":
-			return c.delete(ctx, &space)
-		}
-		err = refuse(405, "Method Not Allowed")
+	c.space = space.ID
+	switch {
+	case err != nil:
+		return c.fail(ctx, err)
+	case c.op == observe.OpNone:
+		return c.fail(ctx, refuse(405, "Method Not Allowed"))
+	case !c.server.config.Spend(c.token):
+		return c.fail(ctx, errSpent)
 	}
-	return c.fail(ctx, err)
+	switch c.op {
+	case observe.OpGet:
+		return c.get(ctx, &space)
+	case observe.OpBulkGet:
+		return c.getBulk(ctx, &space)
+	case observe.OpPut:
+		return c.put(ctx, &space)
+	case observe.OpDelete:
+		return c.delete(ctx, &space)
+	}
+	return c.list(ctx, &space)
+}
+
+// operation is what the head asks for.
+func (c *conn) operation() observe.Op {
+	switch method := string(c.head.method); {
+	case method == "GET" && len(c.head.path) == 0:
+		return observe.OpList
+	case method == "GET":
+		return observe.OpGet
+	case method == "POST" && string(c.head.path) == "bulk/get":
+		return observe.OpBulkGet
+	case method == "PUT":
+		return observe.OpPut
+	case method == "DELETE":
+		return observe.OpDelete
+	}
+	return observe.OpNone
+}
+
+// count closes the books of a request.
+func (c *conn) count() {
+	s := c.server
+	s.requests.Count(c.space, c.op, c.result(), time.Since(c.began))
+	if reason := observe.Rejection(c.status); reason != "" {
+		s.config.Metrics.Rejected(reason)
+	}
+}
+
+// result is what came of a request, for the metrics.
+func (c *conn) result() observe.Result {
+	switch {
+	case c.status == 0:
+		return observe.Canceled
+	case c.status == 200 && c.op == observe.OpGet:
+		return observe.Hit
+	case c.status == 404:
+		return observe.Miss
+	}
+	return observe.ResultOf(c.status)
 }
 
 // identify finds the namespace of the request.
@@ -161,36 +213,31 @@ func hexDigit(b byte) int {
 
 // parameter returns the first value of a parameter in a query, "" if it is not there.
 func parameter(query []byte, name string) (string, error) {
-	for len(query) > 0 {
-		item := query
-		query = nil
-		for i, b := range item {
-			if b == '&' {
-				item, query = item[:i], item[i+1:]
-				break
-			}
-		}
-		if len(item) <= len(name) || item[len(name)] != '=' || string(item[:len(name)]) != name {
-			continue
-		}
-		value := item[len(name)+1:]
-		if string(value) == "true" {
-			return "true", nil
-		}
-		text, err := url.QueryUnescape(string(value))
-		if err != nil {
-			return "", refuse(400, "Could not URL-decode %s", name)
-		}
-		return text, nil
+	value := escaped(query, name)
+	if string(value) == "true" {
+		return "true", nil
 	}
-	return "", nil
+	text, err := url.QueryUnescape(string(value))
+	if err != nil {
+		return "", refuse(400, "Could not URL-decode %s", name)
+	}
+	return text, nil
 }
 
-// get answers GET: of a key, or a listing if there is none.
-func (c *conn) get(ctx context.Context, space *Space) bool {
-	if len(c.head.path) == 0 {
-		return c.list(ctx, space)
+// escaped is the first value of a parameter as it is in a query.
+func escaped(query []byte, name string) []byte {
+	for len(query) > 0 {
+		var item []byte
+		item, query, _ = bytes.Cut(query, []byte{'&'})
+		if len(item) > len(name) && item[len(name)] == '=' && string(item[:len(name)]) == name {
+			return item[len(name)+1:]
+		}
 	}
+	return nil
+}
+
+// get answers GET of a key.
+func (c *conn) get(ctx context.Context, space *Space) bool {
 	maxAge := c.server.config.MaxAge
 	err := c.readKey()
 	if err == nil {
@@ -206,8 +253,8 @@ func (c *conn) get(ctx context.Context, space *Space) bool {
 	}
 	if near := c.server.config.Near; near != nil {
 		rec, _, ok := near.Near(space.ID, c.key, maxAge)
-		if ok && rec.Visible(c.server.config.Now()) && len(rec.Value) <= nearBytes {
-			return c.give(rec, kv.Hit)
+		if ok && len(rec.Value) <= nearBytes {
+			return c.give(space.Shown(rec), kv.Hit)
 		}
 	}
 	ctx, cancel := context.WithTimeout(kv.WithReserver(ctx, c.hold.use), c.server.config.Timeout)
@@ -219,12 +266,24 @@ func (c *conn) get(ctx context.Context, space *Space) bool {
 	return c.give(&a.Record, a.Cache)
 }
 
+// maxAge is the staleness that a get accepts. A Worker mostly asks for the same.
 func (c *conn) maxAge(standard time.Duration) (time.Duration, error) {
-	text, err := parameter(c.head.query, "cache_ttl")
-	if err != nil || text == "" {
-		return standard, err
+	asked := escaped(c.head.query, "cache_ttl")
+	if len(asked) == 0 {
+		return standard, nil
 	}
-	return c.server.config.Limits.CheckCacheTTL(text)
+	if string(asked) == c.ttlText {
+		return c.ttl, nil
+	}
+	text, err := parameter(c.head.query, "cache_ttl")
+	if err != nil {
+		return 0, err
+	}
+	ttl, err := c.server.config.Limits.CheckCacheTTL(text)
+	if err == nil {
+		c.ttl, c.ttlText = ttl, string(asked)
+	}
+	return ttl, err
 }
 
 // give answers with a record, or with 404 if it is absent.
@@ -234,6 +293,8 @@ func (c *conn) give(rec *kv.Record, status kv.CacheStatus) bool {
 	} else {
 		c.begin(200, "OK")
 	}
+	c.server.cache.Count(status)
+	c.server.config.Metrics.Read(int64(len(rec.Value)))
 	if status != kv.NoCache {
 		c.out = append(append(append(c.out, "CF-Cache-Status: "...), status...), "\r\n"...)
 	}
@@ -263,6 +324,7 @@ func (c *conn) put(ctx context.Context, space *Space) bool {
 	if err := space.Put(ctx, key, value, opts); err != nil {
 		return c.fail(ctx, err)
 	}
+	c.server.config.Metrics.Written(int64(len(value)))
 	return c.send(200, "OK", "", nil) == nil
 }
 
@@ -358,6 +420,7 @@ func (c *conn) delete(ctx context.Context, space *Space) bool {
 }
 
 // list answers a listing. Metadata is in it as text that is JSON: workerd parses it.
+// No tier keeps listings, so that none has a cache status.
 func (c *conn) list(ctx context.Context, space *Space) bool {
 	opts, err := c.listOptions()
 	if err != nil {
@@ -388,7 +451,7 @@ func (c *conn) list(ctx context.Context, space *Space) bool {
 		text = append(text, '}')
 	}
 	if page.More {
-		cursor := encodeCursor(page.Keys[len(page.Keys)-1].Key)
+		cursor := listing.Cursor(page.Keys[len(page.Keys)-1].Key)
 		text = append(append(append(text, `],"list_complete":false,"cursor":"`...), cursor...), `"}`...)
 	} else {
 		text = append(text, `],"list_complete":true}`...)
@@ -422,6 +485,8 @@ func (c *conn) listOptions() (opts kv.ListOptions, err error) {
 	if err != nil || cursor == "" {
 		return opts, err
 	}
-	opts.After, err = decodeCursor(cursor)
-	return opts, err
+	if opts.After, err = listing.After(cursor); err != nil {
+		return opts, refuse(400, "Invalid cursor. Please use the cursor of the previous page, or none to begin anew.")
+	}
+	return opts, nil
 }
