@@ -32,6 +32,9 @@ var events = []string{"fetch", "scheduled", "queue", "email", "tail", "tailStrea
 // Check starts a version once, apart from everything, and ends it. What workerd
 // has against it is a *StartError.
 func (r *Runtime) Check(ctx context.Context, w Worker) (Report, error) {
+	if err := dated(w.CompatibilityDate, time.Now()); err != nil {
+		return Report{}, err
+	}
 	begun := time.Now()
 	p, err := r.launch(ctx.Done(), &w, extras{report: true})
 	if err != nil {
@@ -49,7 +52,7 @@ func (p *process) report(ctx context.Context, into *Report) error {
 	ctx, cancel := context.WithTimeout(ctx, reportWait)
 	defer cancel()
 	var said struct{ Handlers, Named []string }
-	if err := p.ask(ctx, "/", nil, &said); err != nil {
+	if err := p.ask(ctx, "/", &said); err != nil {
 		return fmt.Errorf("ask a Worker for its handlers: %w", err)
 	}
 	for _, event := range events {
@@ -63,7 +66,7 @@ func (p *process) report(ctx context.Context, into *Report) error {
 
 // ask sends a request to the second socket of the process, where something of
 // ours answers.
-func (p *process) ask(ctx context.Context, path string, headers map[string]string, answer any) error {
+func (p *process) ask(ctx context.Context, path string, answer any) error {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -74,9 +77,6 @@ func (p *process) ask(ctx context.Context, path string, headers map[string]strin
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://ctl"+path, nil)
 	if err != nil {
 		return err
-	}
-	for name, value := range headers {
-		req.Header.Set(name, value)
 	}
 	res, err := transport.RoundTrip(req)
 	if err != nil {
@@ -115,7 +115,8 @@ export default {fetch() { return Response.json(found) }};
 // ours answers.
 const reportScript = `{const add = self.addEventListener.bind(self), all = []; self.addEventListener = (type, ...more) => { all.push(String(type)); if (type != "fetch") add(type, ...more) }; add("fetch", e => e.respondWith(Response.json({handlers: all})))}; `
 
-// reportCode is the code of the copy that reports, whose files are there already.
+// reportCode is the code of the copy that reports; the files of the Worker are
+// there already.
 func reportCode(w *Worker, all files) string {
 	if w.ServiceWorker {
 		all["report"] = append([]byte(reportScript), w.Modules[0].Content...)

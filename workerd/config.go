@@ -1,6 +1,7 @@
 package workerd
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -29,8 +30,8 @@ func validate(w *Worker, opts *Options) error {
 	case w.ServiceWorker && len(w.Modules) > 1:
 		return errors.New("a service worker is one script")
 	}
-	if _, err := time.Parse(time.DateOnly, w.CompatibilityDate); err != nil {
-		return fmt.Errorf("%q is no compatibility date", w.CompatibilityDate)
+	if err := dated(w.CompatibilityDate, time.Time{}); err != nil {
+		return err
 	}
 	main := false
 	for _, m := range w.Modules {
@@ -58,7 +59,7 @@ var moduleFields = map[ModuleType]string{
 }
 
 var bindingFields = map[BindingKind]string{
-	BindKV: "kvNamespace", BindText: "text", BindSecret: "text", BindJSON: "json", BindData: "data", BindWasm: "wasmModule", BindService: "service",
+	BindKV: "kvNamespace", BindText: "text", BindSecret: "text", BindJSON: "json", BindData: "data", BindWasm: "wasmModule", BindService: "service", BindVersion: "json",
 }
 
 // files are what workerd reads at its start, by name.
@@ -68,87 +69,123 @@ const configFile = "c.capnp"
 
 // extras are what a process has beside the Worker, each only when it is needed.
 type extras struct {
-	report bool // a second copy that tells which handlers there are
+	report    bool // a copy of the Worker that tells which handlers there are
+	scheduled bool // a Worker of ours that calls the scheduled handler
+	trace     bool // a Worker of ours that is told what happens
 }
 
 // sockets are the names of the sockets that a process listens on.
 func (e extras) sockets() []string {
-	if e.report {
+	if e.report || e.scheduled {
 		return []string{"http", "ctl"}
 	}
 	return []string{"http"}
 }
 
+// A configuration is what workerd is told, while it is being written.
+type configuration struct {
+	worker   *Worker
+	token    string
+	opts     *Options
+	files    files
+	services strings.Builder
+}
+
+// external adds a service of ours on a unix socket.
+func (c *configuration) external(name, socket string, more ...[2]string) {
+	fmt.Fprintf(&c.services, "    (name = %s, external = (address = %s, http = (cfBlobHeader = %s, forwardedProtoHeader = %s, injectRequestHeaders = [",
+		quote(name), quote("unix:"+socket), quote(HeaderCF), quote(HeaderProto))
+	for i, h := range append([][2]string{{HeaderToken, c.token}}, more...) {
+		fmt.Fprintf(&c.services, "%s(name = %s, value = %s)", comma(i), quote(h[0]), quote(h[1]))
+	}
+	c.services.WriteString("]))),\n")
+}
+
+// bindings adds the services of the bindings and returns them.
+func (c *configuration) bindings() string {
+	all := &strings.Builder{}
+	for i, b := range c.worker.Bindings {
+		value, name := quote(b.Value), "b"+strconv.Itoa(i)
+		switch b.Kind {
+		case BindKV:
+			c.external(name, c.opts.KV, [2]string{HeaderNamespace, b.Value})
+			value = quote(name)
+		case BindService:
+			c.external(name, c.opts.Services, [2]string{HeaderService, b.Value})
+			value = quote(name)
+		case BindData, BindWasm:
+			c.files[name] = []byte(b.Value)
+			value = "embed " + quote(name)
+		case BindVersion:
+			value = quote(versionMetadata(c.worker, b.Value))
+		}
+		fmt.Fprintf(all, "    (name = %s, %s = %s),\n", quote(b.Name), bindingFields[b.Kind], value)
+	}
+	return all.String()
+}
+
+// versionMetadata is what a Worker may know of its version.
+func versionMetadata(w *Worker, given string) string {
+	if given != "" {
+		return given
+	}
+	text, _ := json.Marshal(map[string]string{"id": w.Version, "tag": "", "timestamp": ""})
+	return string(text)
+}
+
 // configure returns workerd's configuration of one process. Whatever comes from a
 // user is a quoted string or a file of its own.
 func configure(w *Worker, token string, more extras, opts *Options) files {
-	all := files{}
-	services := &strings.Builder{}
-	external := func(name, socket string, more ...[2]string) {
-		fmt.Fprintf(services, "    (name = %s, external = (address = %s, http = (cfBlobHeader = %s, forwardedProtoHeader = %s, injectRequestHeaders = [",
-			quote(name), quote("unix:"+socket), quote(HeaderCF), quote(HeaderProto))
-		for i, h := range append([][2]string{{HeaderToken, token}}, more...) {
-			fmt.Fprintf(services, "%s(name = %s, value = %s)", comma(i), quote(h[0]), quote(h[1]))
-		}
-		services.WriteString("]))),\n")
-	}
+	c := configuration{worker: w, token: token, opts: opts, files: files{}}
 	egress := opts.Egress
 	if egress == "" {
 		egress = "/nowhere" // workerd's own network is never used
 	}
-	external("egress", egress)
-	cache := ""
+	c.external("egress", egress)
+	rest := ""
 	if opts.Cache != "" {
-		external("cache", opts.Cache)
-		cache = `  cacheApiOutbound = "cache",` + "\n"
+		c.external("cache", opts.Cache)
+		rest = "  cacheApiOutbound = \"cache\",\n"
 	}
-	bindings := &strings.Builder{}
-	for i, b := range w.Bindings {
-		value, name := quote(b.Value), "b"+strconv.Itoa(i)
-		switch b.Kind {
-		case BindKV:
-			external(name, opts.KV, [2]string{HeaderNamespace, b.Value})
-			value = quote(name)
-		case BindService:
-			external(name, opts.Services, [2]string{HeaderService, b.Value})
-			value = quote(name)
-		case BindData, BindWasm:
-			all[name] = []byte(b.Value)
-			value = "embed " + quote(name)
-		}
-		fmt.Fprintf(bindings, "    (name = %s, %s = %s),\n", quote(b.Name), bindingFields[b.Kind], value)
+	bindings := c.bindings()
+	worker := func(code, rest string) string {
+		return fmt.Sprintf("(\n%s  compatibilityDate = %s,\n  compatibilityFlags = [%s],\n  bindings = [\n%s  ],\n  globalOutbound = \"egress\",\n%s);\n",
+			code, quote(w.CompatibilityDate), quoteAll(w.Flags), bindings, rest)
 	}
-	worker := func(code string) string {
-		return fmt.Sprintf(`(
-%s  compatibilityDate = %s,
-  compatibilityFlags = [%s],
-  bindings = [
-%s  ],
-  globalOutbound = "egress",
-%s);
-`, code, quote(w.CompatibilityDate), quoteAll(w.Flags), bindings, cache)
+	ours, socket := "", ""
+	add := func(name, code string) {
+		fmt.Fprintf(&c.services, "    (name = %s, worker = .%s),\n", quote(name), name)
+		ours += "const " + name + " :Workerd.Worker = " + code
 	}
-	ctl, ctlSocket := "", ""
-	if more.report {
-		services.WriteString("    (name = \"ctl\", worker = .ctl),\n")
-		ctl = "const ctl :Workerd.Worker = " + worker(reportCode(w, all))
-		ctlSocket = `
-    (name = "ctl", address = "unix:passed", service = "ctl"),`
+	user := worker(configureCode(w, c.files), rest)
+	switch {
+	case more.report:
+		add("ctl", worker(reportCode(w, c.files), rest))
+	case more.scheduled:
+		add("ctl", scheduledCode(c.files))
 	}
-	all[configFile] = fmt.Appendf(nil, `using Workerd = import "/workerd/workerd.capnp";
+	if more.report || more.scheduled {
+		socket = "    (name = \"ctl\", address = \"unix:passed\", service = \"ctl\"),\n"
+	}
+	if more.trace {
+		c.external("events", opts.Events)
+		add("tail", tailCode(c.files))
+		user = worker(configureCode(w, c.files), rest+"  tails = [\"tail\"],\n")
+	}
+	c.files[configFile] = fmt.Appendf(nil, `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   v8Flags = ["--max-old-space-size=%d"],
   logging = (structuredLogging = true),
   services = [
     (name = "user", worker = .user),
 %s  ],
-  sockets = [(name = "http", address = "unix:passed", service = "user", http = (
-    cfBlobHeader = %s, forwardedProtoHeader = %s, injectResponseHeaders = [(name = %s, value = "1")])),%s
-  ],
+  sockets = [
+    (name = "http", address = "unix:passed", service = "user", http = (
+      cfBlobHeader = %s, forwardedProtoHeader = %s, injectResponseHeaders = [(name = %s, value = "1")])),
+%s  ],
 );
-const user :Workerd.Worker = %s%s`, max(opts.HeapBytes>>20, 1), services, quote(HeaderCF), quote(HeaderProto), quote(headerOK), ctlSocket,
-		worker(configureCode(w, all)), ctl)
-	return all
+const user :Workerd.Worker = %s%s`, max(opts.HeapBytes>>20, 1), c.services.String(), quote(HeaderCF), quote(HeaderProto), quote(headerOK), socket, user, ours)
+	return c.files
 }
 
 // configureCode adds the modules to the files and returns their configuration:

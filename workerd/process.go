@@ -56,6 +56,7 @@ type process struct {
 
 	mu       sync.Mutex // guards what follows
 	inFlight int
+	left     [resources]int // what the requests in flight may spend
 	lastUsed time.Time
 	retired  bool          // takes no further request
 	ending   bool          // is to end
@@ -111,6 +112,11 @@ func (r *Runtime) launch(cancel <-chan struct{}, w *Worker, more extras) (*proce
 	if err != nil {
 		return nil, err
 	}
+	if more.scheduled {
+		if err := r.vet(cancel, w); err != nil {
+			return nil, err
+		}
+	}
 	p, err := r.reserve(w, more)
 	if err != nil {
 		return nil, err
@@ -135,6 +141,9 @@ func (r *Runtime) launch(cancel <-chan struct{}, w *Worker, more extras) (*proce
 		p.kill("")
 		<-p.dead
 		return nil, err
+	}
+	if !more.scheduled {
+		r.passed(w)
 	}
 	return p, nil
 }
@@ -213,6 +222,9 @@ func (p *process) begin(binary string) (ready chan struct{}, err error) {
 		}
 	}()
 	args := []string{"serve", "--control-fd=3"}
+	if p.more.scheduled {
+		args = append(args, "--experimental") // for what is ours: vet has looked at the user's
+	}
 	var passed []*os.File
 	for i, name := range p.more.sockets() {
 		f, err := p.open(name)
@@ -312,6 +324,7 @@ func (p *process) ended(state *os.ProcessState) {
 	r.mu.Unlock()
 	close(p.dead)
 	if s := p.owner.Load(); s != nil {
+		s.cpu.Add(int64(state.UserTime() + state.SystemTime()))
 		if unasked {
 			r.opts.Logger.Warn("a Worker's process ended", "worker", p.worker.Name, "version", p.worker.Version, "limit", reason, "state", state.String())
 		}
@@ -387,7 +400,7 @@ func startText(said []byte, reason string) string {
 	case overCPU:
 		return startTooLong
 	}
-	if text := strings.TrimSpace(string(said)); text != "" {
+	if text := reword(string(said)); text != "" {
 		return text
 	}
 	return "The Worker ended while it started."
@@ -432,7 +445,7 @@ func (p *process) line(line []byte) {
 		}
 		p.mu.Unlock()
 	}
-	if p.rt.opts.Output != nil && structured {
+	if p.rt.opts.Output != nil && structured && !p.more.report {
 		p.rt.opts.Output(p.worker.Name, p.worker.Version, line)
 	}
 }
@@ -448,6 +461,7 @@ func (p *process) enter(limit int) (bool, error) {
 		return false, ErrBusy
 	}
 	p.inFlight++
+	p.bring()
 	return true, nil
 }
 
@@ -456,6 +470,7 @@ func (p *process) leave() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.inFlight--
+	p.take()
 	p.lastUsed = now
 	p.settle()
 }

@@ -29,12 +29,14 @@ func backoff(crashes int) time.Duration {
 type script struct {
 	rt        *Runtime
 	name      string
-	deploying chan struct{} // held by the one Deploy that is under way
+	deploying chan struct{} // held by the one Deploy or change of extras that is under way
 
 	requests, exceptions, starts, crashes atomic.Int64
+	cpu                                   atomic.Int64 // of processes that have ended, ns
 
 	mu        sync.Mutex // guards what follows
 	worker    *Worker    // nil: removed, or never deployed
+	more      extras     // what its processes have beside it
 	cur       *process   // nil: nothing runs
 	flight    *flight    // nil: nothing is being started
 	failures  int        // crashes and failed starts in a row
@@ -113,7 +115,7 @@ func (s *script) start(f *flight, w *Worker) {
 
 func (s *script) startOnce(w *Worker) (*process, error) {
 	s.mu.Lock()
-	wait := time.Until(s.notBefore)
+	wait, more := time.Until(s.notBefore), s.more
 	s.mu.Unlock()
 	if wait > waitBackoff {
 		return nil, ErrCrashing
@@ -125,7 +127,77 @@ func (s *script) startOnce(w *Worker) (*process, error) {
 			return nil, ErrClosed
 		}
 	}
-	return s.rt.launch(nil, w, extras{})
+	return s.rt.launch(nil, w, more)
+}
+
+// hold keeps others from replacing the process by hand, until release.
+func (s *script) hold(ctx context.Context) error {
+	select {
+	case s.deploying <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *script) release() { <-s.deploying }
+
+// wanted returns what the next process has beside the Worker.
+func (s *script) wanted() extras {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.more
+}
+
+// adjust changes what processes have beside the Worker. One that runs without it
+// is replaced; if that fails, it goes on, and the next one has it.
+func (s *script) adjust(ctx context.Context, change func(*extras)) error {
+	if err := s.hold(ctx); err != nil {
+		return err
+	}
+	defer s.release()
+	for {
+		s.mu.Lock()
+		change(&s.more)
+		w, more, f, p := s.worker, s.more, s.flight, s.cur
+		s.mu.Unlock()
+		switch {
+		case w == nil:
+			return ErrNotFound
+		case f != nil: // it may have begun without
+			select {
+			case <-f.done:
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		case p == nil || p.more == more:
+			return nil
+		}
+		fresh, err := s.rt.launch(ctx.Done(), w, more)
+		if err != nil {
+			return err
+		}
+		if s.exchange(w, p, fresh) {
+			return nil
+		}
+		fresh.end("", s.rt.opts.Stop)
+	}
+}
+
+// exchange puts another process of the same version in the place of one, if that
+// is still its.
+func (s *script) exchange(w *Worker, old, fresh *process) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.worker != w || s.cur != old {
+		return false
+	}
+	s.cur = fresh
+	fresh.owner.Store(s)
+	s.starts.Add(1)
+	old.replaced()
+	return true
 }
 
 // held counts a crash and holds the next start back; s.mu is held.
@@ -198,9 +270,14 @@ func (s *script) status() (Status, bool) {
 		Exceptions: s.exceptions.Load(),
 		Starts:     s.starts.Load(),
 		Crashes:    s.crashes.Load(),
+		CPU:        time.Duration(s.cpu.Load()),
 	}}
 	if s.cur != nil {
 		status.PID, status.InFlight = s.cur.pid, s.cur.busy()
+		if cpu, memory, err := usage(s.cur.pid); err == nil {
+			status.CPU += cpu
+			status.MemoryBytes = memory
+		}
 	}
 	return status, true
 }

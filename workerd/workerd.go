@@ -52,6 +52,7 @@ type Options struct {
 	Egress   string // everything that a Worker fetches, with HeaderProto and HeaderCF
 	Cache    string // the Cache API
 	Services string // requests to other Workers, with HeaderService
+	Events   string // what happens in Workers that are traced: arrays of workerd's events, as JSON, by POST
 
 	Place string // of CF-Ray and request.cf.colo; empty: "LOC"
 
@@ -108,7 +109,9 @@ type Module struct {
 type BindingKind string
 
 // The kinds of binding. The value of a KV binding is the id of its namespace, of
-// a service binding the name of the other Worker, of all others the content.
+// a service binding the name of the other Worker, of the version's metadata an
+// object with id, tag and timestamp as JSON (empty: the Worker's Version is the
+// id), of all others the content.
 const (
 	BindKV      BindingKind = "kv"
 	BindText    BindingKind = "text"
@@ -117,6 +120,7 @@ const (
 	BindData    BindingKind = "data"
 	BindWasm    BindingKind = "wasm" // service worker syntax; a module imports it
 	BindService BindingKind = "service"
+	BindVersion BindingKind = "version"
 )
 
 // A Binding is one name in a Worker's env.
@@ -169,6 +173,7 @@ type Runtime struct {
 	lock      *os.File   // of Dir; nil: not taken yet
 	binary    string
 	scripts   map[string]*script
+	vetted    map[string]struct{} // flags and date that need nothing experimental
 	processes map[*process]struct{}
 	starting  int // processes that are not in the set yet
 	closed    bool
@@ -195,6 +200,7 @@ func New(opts Options) *Runtime {
 		opts:      opts,
 		closing:   make(chan struct{}),
 		scripts:   map[string]*script{},
+		vetted:    map[string]struct{}{},
 		processes: map[*process]struct{}{},
 	}
 }
@@ -318,13 +324,11 @@ func (r *Runtime) Load(w Worker) error {
 // before it goes on.
 func (r *Runtime) Deploy(ctx context.Context, w Worker) error {
 	s := r.script(w.Name, true)
-	select {
-	case s.deploying <- struct{}{}:
-		defer func() { <-s.deploying }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := s.hold(ctx); err != nil {
+		return err
 	}
-	p, err := r.launch(ctx.Done(), &w, extras{})
+	defer s.release()
+	p, err := r.launch(ctx.Done(), &w, s.wanted())
 	if err != nil {
 		return err
 	}
@@ -368,6 +372,7 @@ type Status struct {
 	Name, Version string
 	PID           int // 0: nothing runs
 	InFlight      int
+	MemoryBytes   int64 // resident; 0: nothing runs, or the system does not tell
 	Counts
 }
 
@@ -377,6 +382,7 @@ type Counts struct {
 	Exceptions int64 // requests that the Worker did not answer: it threw
 	Starts     int64
 	Crashes    int64 // processes that ended unasked, those killed for a limit included
+	CPU        time.Duration
 }
 
 // Statuses returns what is known of each Worker, by name.
