@@ -42,7 +42,8 @@ type Catalog struct {
 	tokens     *cache[secretHash, *Grant]
 	keys       *cache[secretHash, *Grant]
 	namespaces *cache[kv.NamespaceID, *Namespace]
-	publisher  atomic.Pointer[Publisher] // nil: changes are not published
+	publisher  atomic.Pointer[Publisher]   // nil: changes are not published
+	modules    atomic.Pointer[moduleStore] // nil: Workers are not used here
 	epoch      atomic.Uint64
 }
 
@@ -196,9 +197,13 @@ func (c *Catalog) forgetRights() {
 func (c *Catalog) Epoch() uint64 { return c.epoch.Load() }
 
 // publish publishes the records with these keys as they are after a change.
-func (c *Catalog) publish(ctx context.Context, keys ...string) {
+func (c *Catalog) publish(ctx context.Context, keys ...string) { c.publishInOrder(ctx, keys) }
+
+// publishInOrder publishes the records of a group when those of the groups before
+// it are published.
+func (c *Catalog) publishInOrder(ctx context.Context, groups ...[]string) {
 	if p := c.publisher.Load(); p != nil {
-		p.changed(ctx, keys)
+		p.changed(ctx, groups)
 	}
 }
 

@@ -73,7 +73,7 @@ func (c *Catalog) CreateNamespace(ctx context.Context, accountID, title, jurisdi
 		return Namespace{}, fmt.Errorf("%s: %w", doing, invalid("jurisdiction %q: want eu, us or fedramp", jurisdiction))
 	}
 	n := Namespace{AccountID: accountID, Title: title, Jurisdiction: jurisdiction, Created: loaded(stored(c.now()))}
-	rand.Read(n.ID[:]) // never fails, nor hits Reserved
+	rand.Read(n.ID[:]) // never fails, nor hits one of our own
 	made := func() { c.publish(ctx, namespaceKey(n.ID)) }
 	err := c.change(ctx, doing, made, func(tx *sql.Tx) error {
 		if err := lockAccount(ctx, tx, accountID); err != nil {
@@ -114,7 +114,7 @@ func (c *Catalog) Namespace(ctx context.Context, accountID string, id kv.Namespa
 			return Namespace{}, err
 		}
 	}
-	if n.AccountID != accountID || id == Reserved {
+	if n.AccountID != accountID || OwnNamespace(id) {
 		return Namespace{}, fmt.Errorf("namespace %s: %w", id, ErrNotFound)
 	}
 	return *n, nil

@@ -12,9 +12,9 @@ import (
 
 // publications are all kinds of published records, as the database has them.
 func (c *Catalog) publications() []publication {
-	return []publication{
+	return append([]publication{
 		{
-			prefix: keyPrefix,
+			namespace: Reserved, prefix: keyPrefix, size: publishPage,
 			page: func(ctx context.Context, after string) ([]published, error) {
 				return c.publishedKeys(ctx, after, `key_hash > $1 order by key_hash`)
 			},
@@ -23,7 +23,7 @@ func (c *Catalog) publications() []publication {
 			},
 			same: sameRecord[grantRecord],
 		}, {
-			prefix: namespacePrefix,
+			namespace: Reserved, prefix: namespacePrefix, size: publishPage,
 			page: func(ctx context.Context, after string) ([]published, error) {
 				return c.publishedNamespaces(ctx, after, `id > $1 order by id`)
 			},
@@ -32,7 +32,7 @@ func (c *Catalog) publications() []publication {
 			},
 			same: sameRecord[namespaceRecord],
 		}, {
-			prefix: tokenPrefix,
+			namespace: Reserved, prefix: tokenPrefix, size: publishPage,
 			page: func(ctx context.Context, after string) ([]published, error) {
 				return c.publishedTokens(ctx, after, `hash > $1`)
 			},
@@ -41,7 +41,7 @@ func (c *Catalog) publications() []publication {
 			},
 			same: sameRecord[grantRecord],
 		},
-	}
+	}, c.workerPublications()...)
 }
 
 // publishedKeys returns records of the owner's key whose hash, compared with one
@@ -56,7 +56,7 @@ func (c *Catalog) publishedKeys(ctx context.Context, hash, condition string) ([]
 		g := Grant{Scopes: rootScopes()}
 		var keyHash []byte
 		err := row.Scan(&g.User.ID, &g.User.Email, &keyHash)
-		return published{ownerKey(keyHash), marshalRecord(newGrantRecord(g))}, err
+		return newPublished(ownerKey(keyHash), marshalRecord(newGrantRecord(g))), err
 	}, fmt.Sprintf(`select id, email, key_hash from users where %s limit %d`, condition, publishPage), notNil(sum))
 	return list, failure(ctx, doing, err)
 }
@@ -67,7 +67,7 @@ func notNil(b []byte) []byte { return append([]byte{}, b...) }
 func (c *Catalog) publishedNamespaces(ctx context.Context, id, condition string) ([]published, error) {
 	list, err := all(ctx, c.db.read, func(row scanner) (published, error) {
 		n, err := scanNamespace(row)
-		return published{namespaceKey(n.ID), marshalRecord(newNamespaceRecord(n))}, err
+		return newPublished(namespaceKey(n.ID), marshalRecord(newNamespaceRecord(n))), err
 	}, fmt.Sprintf(`select `+namespaceColumns+` from namespaces where %s limit %d`, condition, publishPage), id)
 	return list, failure(ctx, "load namespaces to publish", err)
 }
@@ -100,7 +100,7 @@ func (c *Catalog) publishedTokens(ctx context.Context, hash, condition string) (
 	var list []published
 	for _, t := range tokensOf(rows) {
 		record := newGrantRecord(Grant{Token: t, User: user, Scopes: t.Scopes})
-		list = append(list, published{tokenKey(hashes[t.ID]), marshalRecord(record)})
+		list = append(list, newPublished(tokenKey(hashes[t.ID]), marshalRecord(record)))
 	}
 	slices.SortFunc(list, func(a, b published) int { return strings.Compare(a.key, b.key) })
 	return list, nil

@@ -39,6 +39,14 @@ func newOutlet() *outlet {
 	return o
 }
 
+func reserved(key string) kv.Ref { return kv.Ref{Namespace: Reserved, Key: key} }
+
+// writeOf is a write of a record of Reserved.
+func writeOf(key string, value []byte, at kv.Version) kv.Write {
+	kind := publication{namespace: Reserved}
+	return kind.write(newPublished(key, value), at)
+}
+
 func (o *outlet) publisher(c *Catalog) *Publisher { return NewPublisher(c, o, o.stamp, nil) }
 
 // records are all records that are published, by key; nil: a tombstone.
@@ -223,19 +231,19 @@ func TestComparisonRepairs(t *testing.T) {
 	for key := range want {
 		switch rng.IntN(4) {
 		case 0:
-			err := out.Put(t.Context(), reserved(key), tombstone(key, stampOf(t, out)).Record)
+			err := out.Put(t.Context(), reserved(key), kv.Tombstone(version(stampOf(t, out))))
 			if err != nil {
 				t.Fatal(err)
 			}
 		case 1:
-			broken := published{key, []byte(`{"format":1}`)}.write(stampOf(t, out))
+			broken := writeOf(key, []byte(`{"format":1}`), stampOf(t, out))
 			if err := out.Put(t.Context(), broken.Ref, broken.Record); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	for _, key := range []string{"namespace/0", "namespace/zzz", "token/0", "token/zzz", "key/zzz"} {
-		extra := published{key, []byte(`{"format":1}`)}.write(stampOf(t, out))
+		extra := writeOf(key, []byte(`{"format":1}`), stampOf(t, out))
 		if err := out.Put(t.Context(), extra.Ref, extra.Record); err != nil {
 			t.Fatal(err)
 		}

@@ -30,15 +30,21 @@ type ReplicaOptions struct {
 // A token that was revoked or has expired is unknown to a replica, as a record of
 // it is no longer published. All methods may be called at once.
 type Replica struct {
-	store      kv.Store
-	near       nearer // nil: the store is no tier
-	maxAge     time.Duration
-	maxStale   time.Duration
-	now        func() time.Time
+	records    *reader
 	tokens     *parsed[secretHash, *Grant]
 	keys       *parsed[secretHash, *Grant]
 	namespaces *parsed[kv.NamespaceID, *Namespace]
-	epoch      atomic.Uint64
+}
+
+// reader reads the records of a namespace for a replica.
+type reader struct {
+	namespace kv.NamespaceID
+	store     kv.Store
+	near      nearer // nil: the store is no tier
+	maxAge    time.Duration
+	maxStale  time.Duration
+	now       func() time.Time
+	epoch     atomic.Uint64
 
 	// restUntil is when the store is asked again for what is near but too old: it
 	// failed before. Nanoseconds since 1970; 0: it did not fail.
@@ -51,23 +57,33 @@ type nearer interface {
 	Near(ns kv.NamespaceID, key []byte, maxAge time.Duration) (rec *kv.Record, age time.Duration, ok bool)
 }
 
+// complete returns the options with what is chosen for those that are zero.
+func (o ReplicaOptions) complete() ReplicaOptions {
+	if o.MaxAge == 0 {
+		o.MaxAge = CacheFor
+	}
+	if o.MaxStale == 0 {
+		o.MaxStale = StaleFor
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = CacheBytes
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+func newReader(namespace kv.NamespaceID, store kv.Store, opts ReplicaOptions) *reader {
+	near, _ := store.(nearer)
+	return &reader{namespace: namespace, store: store, near: near, maxAge: opts.MaxAge, maxStale: opts.MaxStale, now: opts.Now}
+}
+
 // NewReplica returns a replica on the records in store.
 func NewReplica(store kv.Store, opts ReplicaOptions) *Replica {
-	if opts.MaxAge == 0 {
-		opts.MaxAge = CacheFor
-	}
-	if opts.MaxStale == 0 {
-		opts.MaxStale = StaleFor
-	}
-	if opts.CacheBytes == 0 {
-		opts.CacheBytes = CacheBytes
-	}
-	if opts.Now == nil {
-		opts.Now = time.Now
-	}
-	near, _ := store.(nearer)
+	opts = opts.complete()
 	return &Replica{
-		store: store, near: near, maxAge: opts.MaxAge, maxStale: opts.MaxStale, now: opts.Now,
+		records:    newReader(Reserved, store, opts),
 		tokens:     newParsed[secretHash](opts.CacheBytes, (*Grant).bytes),
 		keys:       newParsed[secretHash](opts.CacheBytes, (*Grant).bytes),
 		namespaces: newParsed[kv.NamespaceID](opts.CacheBytes, (*Namespace).bytes),
@@ -80,14 +96,14 @@ func (r *Replica) Authenticate(ctx context.Context, token string) (Grant, error)
 		return Grant{}, ErrUnauthenticated
 	}
 	hash := hashSecret(token)
-	g, ok := r.tokens.current(r, hash)
+	g, ok := r.tokens.current(r.records, hash)
 	if !ok {
 		var err error
-		if g, err = lookUp(ctx, r, r.tokens, hash, tokenKey(hash[:]), parseGrant); err != nil {
+		if g, err = lookUp(ctx, r.records, r.tokens, hash, tokenKey(hash[:]), parseGrant); err != nil {
 			return Grant{}, absentIs(ErrUnauthenticated, failure(ctx, "authenticate", err))
 		}
 	}
-	return g.at(r.now())
+	return g.at(r.records.now())
 }
 
 // AuthenticateKey is Catalog.AuthenticateKey.
@@ -96,10 +112,10 @@ func (r *Replica) AuthenticateKey(ctx context.Context, email, key string) (Grant
 		return Grant{}, ErrUnauthenticated
 	}
 	hash := hashSecret(key)
-	g, ok := r.keys.current(r, hash)
+	g, ok := r.keys.current(r.records, hash)
 	if !ok {
 		var err error
-		if g, err = lookUp(ctx, r, r.keys, hash, ownerKey(hash[:]), parseGrant); err != nil {
+		if g, err = lookUp(ctx, r.records, r.keys, hash, ownerKey(hash[:]), parseGrant); err != nil {
 			return Grant{}, absentIs(ErrUnauthenticated, failure(ctx, "authenticate", err))
 		}
 	}
@@ -111,15 +127,15 @@ func (r *Replica) AuthenticateKey(ctx context.Context, email, key string) (Grant
 
 // Namespace is Catalog.Namespace.
 func (r *Replica) Namespace(ctx context.Context, accountID string, id kv.NamespaceID) (Namespace, error) {
-	n, ok := r.namespaces.current(r, id)
+	n, ok := r.namespaces.current(r.records, id)
 	if !ok {
 		var err error
-		n, err = lookUp(ctx, r, r.namespaces, id, namespaceKey(id), func(value []byte) (*Namespace, error) { return parseNamespace(id, value) })
+		n, err = lookUp(ctx, r.records, r.namespaces, id, namespaceKey(id), func(value []byte) (*Namespace, error) { return parseNamespace(id, value) })
 		if err != nil {
 			return Namespace{}, absentIs(ErrNotFound, failure(ctx, "namespace "+id.String(), err))
 		}
 	}
-	if n.AccountID != accountID || id == Reserved {
+	if n.AccountID != accountID || OwnNamespace(id) {
 		return Namespace{}, fmt.Errorf("namespace %s: %w", id, ErrNotFound)
 	}
 	return *n, nil
@@ -137,7 +153,7 @@ func absentIs(kind, err error) error {
 }
 
 // lookUp reads and parses a record, and keeps what it says.
-func lookUp[K comparable, V any](ctx context.Context, r *Replica, c *parsed[K, V], id K, key string, parse func([]byte) (V, error)) (V, error) {
+func lookUp[K comparable, V any](ctx context.Context, r *reader, c *parsed[K, V], id K, key string, parse func([]byte) (V, error)) (V, error) {
 	var none V
 	rec, err := r.read(ctx, key)
 	if err != nil {
@@ -160,7 +176,7 @@ func lookUp[K comparable, V any](ctx context.Context, r *Replica, c *parsed[K, V
 
 // read reads a record: one that is fresh enough or, if the store fails, one that
 // is near.
-func (r *Replica) read(ctx context.Context, key string) (kv.Record, error) {
+func (r *reader) read(ctx context.Context, key string) (kv.Record, error) {
 	if r.rests() {
 		if rec, ok := r.stale(key); ok {
 			return rec, nil
@@ -168,7 +184,7 @@ func (r *Replica) read(ctx context.Context, key string) (kv.Record, error) {
 	}
 	limited, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
-	a, err := kv.GetAnswer(limited, r.store, reserved(key), r.maxAge)
+	a, err := kv.GetAnswer(limited, r.store, kv.Ref{Namespace: r.namespace, Key: key}, r.maxAge)
 	switch {
 	case err == nil && a.Cache != kv.Stale:
 		r.restUntil.Store(0)
@@ -187,11 +203,11 @@ func (r *Replica) read(ctx context.Context, key string) (kv.Record, error) {
 }
 
 // stale returns a record that is near, if the store failed and it may be used.
-func (r *Replica) stale(key string) (kv.Record, bool) {
+func (r *reader) stale(key string) (kv.Record, bool) {
 	if r.near == nil || r.maxStale < 0 {
 		return kv.Record{}, false
 	}
-	rec, _, ok := r.near.Near(Reserved, []byte(key), r.maxStale)
+	rec, _, ok := r.near.Near(r.namespace, []byte(key), r.maxStale)
 	if !ok {
 		return kv.Record{}, false
 	}
@@ -201,7 +217,7 @@ func (r *Replica) stale(key string) (kv.Record, bool) {
 // rests reports whether the store failed so shortly ago that it is not asked for
 // what is near. When that time is over one caller asks; while it waits for the
 // answer the others go on resting.
-func (r *Replica) rests() bool {
+func (r *reader) rests() bool {
 	until := r.restUntil.Load()
 	if until == 0 {
 		return false
@@ -211,9 +227,11 @@ func (r *Replica) rests() bool {
 }
 
 // Changed tells the replica what its tier was told. It is called after the tier's.
-func (r *Replica) Changed(changes []kv.Change) {
+func (r *Replica) Changed(changes []kv.Change) { r.records.changed(changes) }
+
+func (r *reader) changed(changes []kv.Change) {
 	for i := range changes {
-		if changes[i].Ref.Namespace == Reserved {
+		if changes[i].Ref.Namespace == r.namespace {
 			r.epoch.Add(1)
 			return
 		}
@@ -222,7 +240,7 @@ func (r *Replica) Changed(changes []kv.Change) {
 
 // Epoch is a number that changes when a right may have ended of which Changed has
 // told. It is for those who keep what Authenticate and Namespace answered.
-func (r *Replica) Epoch() uint64 { return r.epoch.Load() }
+func (r *Replica) Epoch() uint64 { return r.records.epoch.Load() }
 
 // parsed keeps what records say, so that each version is parsed once. Only what
 // exists is kept: nobody can fill it with made-up keys.
@@ -246,12 +264,12 @@ func newParsed[K comparable, V any](limit int, weigh func(V) int) *parsed[K, V] 
 }
 
 // current returns what a record says that is near and fresh enough.
-func (c *parsed[K, V]) current(r *Replica, id K) (V, bool) {
+func (c *parsed[K, V]) current(r *reader, id K) (V, bool) {
 	p, ok := c.get(id)
 	if !ok || r.near == nil {
 		return p.value, false
 	}
-	rec, _, ok := r.near.Near(Reserved, p.key, r.maxAge)
+	rec, _, ok := r.near.Near(r.namespace, p.key, r.maxAge)
 	return p.value, ok && rec.Version == p.version
 }
 

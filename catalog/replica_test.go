@@ -186,7 +186,7 @@ func TestReplicaOfAPlainStore(t *testing.T) {
 // publishRaw publishes a value of a test's own.
 func publishRaw(t testing.TB, out *outlet, key, value string) {
 	t.Helper()
-	w := published{key, []byte(value)}.write(stampOf(t, out))
+	w := writeOf(key, []byte(value), stampOf(t, out))
 	if err := out.memory.Put(t.Context(), w.Ref, w.Record); err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ func (c *Catalog) restore(ctx context.Context, n Namespace, end error) error {
 	if err := checkTitle(n.Title); err != nil {
 		return fmt.Errorf("restore namespace %s: %w", n.ID, err)
 	}
-	if n.ID == Reserved || n.ID == (kv.NamespaceID{}) {
+	if OwnNamespace(n.ID) || n.ID == (kv.NamespaceID{}) {
 		return fmt.Errorf("restore namespace: %w", invalid("%s is no id of a namespace", n.ID))
 	}
 	made := func() {

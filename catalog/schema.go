@@ -62,6 +62,9 @@ func migrations() []migration {
 		{"how writes are acknowledged", []string{
 			`alter table namespaces add column ack text not null default ''`,
 		}},
+		workersMigration(),
+		workerHostsMigration(),
+		workerRunsMigration(),
 	}
 }
 
