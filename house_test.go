@@ -46,6 +46,7 @@ var dependencies = []dependency{
 	{"github.com/Shopify/toxiproxy/v2", "test/chaos", "lines between processes that are slow, reset, or black holes"},
 	{"github.com/rs/zerolog", "test/chaos", "toxiproxy's log, to silence it"},
 	{"github.com/rogpeppe/go-internal", "test/script", "command line scenarios as text that a newcomer can read"},
+	{"github.com/chromedp/chromedp", "examples", "a browser that uses an example's page as a person does, without a driver beside it"},
 	{"github.com/cloudflare/cloudflare-go", "test/compat", "a real client, the old API, that must accept our answers"},
 	{"github.com/cloudflare/cloudflare-go/v6", "test/compat", "a real client that must accept our answers"},
 }
