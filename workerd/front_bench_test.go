@@ -1,8 +1,13 @@
 package workerd_test
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -50,4 +55,53 @@ func used() time.Duration {
 	var u syscall.Rusage
 	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// BenchmarkRedeploy replaces a Worker that is under load again and again: how long
+// a version takes from its deploy to its first answer (live-ms/op), and what is lost
+// meanwhile, which is nothing. Run it with -benchtime 100x.
+func BenchmarkRedeploy(b *testing.B) {
+	w := start(b, workerd.Options{Linger: 100 * time.Millisecond})
+	w.deploy(worker("a", "first", answering(`"first"`)))
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	var requests, lost atomic.Int64
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	defer client.CloseIdleConnections()
+	for range 8 {
+		clients.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				res, err := client.Do(w.request("POST", "a", "/", strings.NewReader("body")))
+				if err == nil {
+					_, err = io.Copy(io.Discard, res.Body)
+					_ = res.Body.Close()
+				}
+				if err != nil || res.StatusCode != 200 {
+					lost.Add(1)
+				}
+				requests.Add(1)
+			}
+		})
+	}
+	var live time.Duration
+	for i := range b.N {
+		version := strconv.Itoa(i)
+		begun := time.Now()
+		w.deploy(worker("a", version, answering(`"`+version+`"`)))
+		w.want("a", "/", 200, version)
+		live += time.Since(begun)
+	}
+	close(stop)
+	clients.Wait()
+	b.ReportMetric(float64(live.Milliseconds())/float64(b.N), "live-ms/op")
+	b.ReportMetric(float64(requests.Load())/float64(b.N), "requests/op")
+	b.ReportMetric(float64(lost.Load()), "lost")
+	if lost.Load() > 0 {
+		b.Errorf("%d of %d requests lost", lost.Load(), requests.Load())
+	}
 }

@@ -158,9 +158,7 @@ func TestProcessLimit(t *testing.T) {
 // Each limit ends the Worker that exceeds it, tells its clients, and nobody else
 // notices.
 func TestLimits(t *testing.T) {
-	w := start(t, workerd.Options{CPU: 300 * time.Millisecond, HeapBytes: 32 << 20, MemoryBytes: 200 << 20})
-	w.deploy(worker("good", "1", answering(`"good"`)))
-	pid := w.status("good").PID
+	w := start(t, workerd.Options{CPU: time.Second, HeapBytes: 32 << 20, MemoryBytes: 200 << 20})
 	w.deploy(worker("bad", "1", `export default {async fetch(r) {
 		switch (new URL(r.url).pathname) {
 		case "/loop": for (;;);
@@ -168,36 +166,20 @@ func TestLimits(t *testing.T) {
 		case "/buffers": { const a = []; for (;;) { const b = new Uint8Array(8 << 20); b.fill(1); a.push(b); await scheduler.wait(1) } }
 		}
 		return new Response("ok") }}`))
-	stop := make(chan struct{})
-	var neighbour sync.WaitGroup
-	neighbour.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			if status, body := w.get("good", "/"); status != 200 || body != "good" {
-				t.Errorf("the neighbour: %d %q", status, body)
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-	})
-	for i, path := range []string{"/loop", "/heap", "/buffers"} {
-		status, body := w.get("bad", path)
-		if status != 503 || body != "error code: 1102\n" {
-			t.Errorf("%s: %d %q", path, status, body)
+	stop := w.neighbour("good")
+	for i, c := range []struct{ path, limit string }{{"/loop", "CPU"}, {"/heap", "memory"}, {"/buffers", "memory"}} {
+		r := w.request("GET", "bad", c.path, nil)
+		r.Header.Set("Accept", "text/html")
+		res, body := w.do(r)
+		if res.StatusCode != 503 || !strings.Contains(body, "Error 1102") || !strings.Contains(body, "("+c.limit+")") {
+			t.Errorf("%s: %d %q", c.path, res.StatusCode, body)
 		}
 		w.want("bad", "/", 200, "ok")
 		if s := w.status("bad"); s.Crashes != int64(i+1) {
-			t.Errorf("%s: %+v", path, s)
+			t.Errorf("%s: %+v", c.path, s)
 		}
 	}
-	close(stop)
-	neighbour.Wait()
-	if s := w.status("good"); s.PID != pid || s.Crashes != 0 {
-		t.Errorf("the neighbour: %+v", s)
-	}
+	stop()
 }
 
 // A Worker that crashes again and again is held back, and only it.
