@@ -1,0 +1,295 @@
+package cache_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nearkey/nearkey/workerd"
+	"github.com/nearkey/nearkey/workerd/cache"
+)
+
+// binary is the real workerd, which make deps installs.
+func binary(tb testing.TB) string {
+	tb.Helper()
+	arch := map[string]string{"amd64": "64", "arm64": "arm64"}[runtime.GOARCH]
+	path, err := filepath.Abs("../../test/workerd/node_modules/@cloudflare/workerd-" + runtime.GOOS + "-" + arch + "/bin/workerd")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		tb.Fatalf("no Workers runtime: run make deps (%v)", err)
+	}
+	return path
+}
+
+// program is a Worker that does the steps it is sent, one after the other, and
+// answers with what came of each.
+const program = `
+const out = async (r) => r === undefined ? null : {status: r.status, statusText: r.statusText, headers: Object.fromEntries(r.headers), body: await r.text()};
+const stream = (parts, fail) => { let i = 0; return new ReadableStream({async pull(c) {
+  if (i < parts.length) { c.enqueue(new TextEncoder().encode(parts[i++])); await scheduler.wait(2); }
+  else if (fail) c.error(new Error("the stream broke"));
+  else c.close(); }}) };
+async function gzip(text) { return new Response(new Response(text).body.pipeThrough(new CompressionStream("gzip"))).arrayBuffer() }
+async function step(s) {
+  const cache = s.cache === undefined ? caches.default : await caches.open(s.cache);
+  const key = s.plain ? s.url : new Request(s.url, {method: s.method || "GET", headers: s.headers || {}, cf: s.cf});
+  if (s.op === "match") return out(await cache.match(key, s.options));
+  if (s.op === "delete") return cache.delete(key, s.options);
+  let body = s.parts ? stream(s.parts, s.fail) : s.size ? new Uint8Array(s.size).fill(97) : s.body === undefined ? null : s.body;
+  const init = {status: s.status || 200, statusText: s.statusText, headers: s.response || {}};
+  if (s.gzip) { body = await gzip(s.gzip); init.encodeBody = "manual"; }
+  if (s.fixed) body = body.pipeThrough(new FixedLengthStream(s.fixed));
+  const response = new Response(body, init);
+  if (!s.clone) return (await cache.put(key, response)) === undefined ? "put" : "?";
+  const copy = response.clone();
+  const [, text] = await Promise.all([cache.put(key, response), copy.text()]);
+  return text.length;
+}
+export default {async fetch(r) {
+  const results = [];
+  for (const s of await r.json()) {
+    try { results.push(await step(s)) } catch (e) { results.push("throws " + e.message) }
+  }
+  return Response.json(results);
+}}`
+
+type step map[string]any
+
+// found is what a match found.
+type found struct {
+	Status     int
+	StatusText string
+	Headers    map[string]string
+	Body       string
+}
+
+// world is a cache behind the real workerd.
+type world struct {
+	tb     testing.TB
+	server *cache.Server
+	runner *workerd.Runtime
+	url    string
+	ahead  atomic.Int64 // of the clock
+}
+
+func start(tb testing.TB, config cache.Config) *world {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "wc")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	w := &world{tb: tb}
+	socket := filepath.Join(dir, "cache")
+	w.runner = workerd.New(workerd.Options{Path: binary(tb), Dir: filepath.Join(dir, "run"), Cache: socket, Logger: slog.New(slog.DiscardHandler)})
+	config.Identify = func(token string) (string, bool) {
+		caller, ok := w.runner.Identify(token, "")
+		return caller.Name, ok
+	}
+	config.Now = func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) }
+	w.server = cache.New(config)
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wait sync.WaitGroup
+	wait.Go(func() { _ = w.server.Serve(ctx, l) })
+	wait.Go(func() { _ = w.runner.Run(ctx) })
+	front := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w.runner.Handler(r.Header.Get("Worker")).ServeHTTP(rw, r)
+	}))
+	w.url = front.URL
+	tb.Cleanup(func() {
+		front.Close()
+		cancel()
+		wait.Wait()
+		_ = os.RemoveAll(dir)
+	})
+	for _, name := range []string{"a", "b"} {
+		if err := w.runner.Deploy(tb.Context(), workerd.Worker{
+			Name: name, Version: "1", Main: "a.js", CompatibilityDate: "2026-08-01",
+			Modules: []workerd.Module{{Name: "a.js", Type: workerd.ESModule, Content: []byte(program)}},
+		}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return w
+}
+
+// do has a Worker do the steps.
+func (w *world) do(worker string, steps ...step) []json.RawMessage {
+	w.tb.Helper()
+	text, err := json.Marshal(steps)
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	r, err := http.NewRequestWithContext(w.tb.Context(), "POST", w.url, bytes.NewReader(text))
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	r.Header.Set("Worker", worker)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != 200 {
+		w.tb.Fatalf("%d %s (%v)", res.StatusCode, answer, err)
+	}
+	var results []json.RawMessage
+	if err := json.Unmarshal(answer, &results); err != nil || len(results) != len(steps) {
+		w.tb.Fatalf("%s: %v", answer, err)
+	}
+	return results
+}
+
+// match returns what one match finds; nil: nothing.
+func (w *world) match(worker string, s step) *found {
+	w.tb.Helper()
+	s["op"] = "match"
+	var f *found
+	if err := json.Unmarshal(w.do(worker, s)[0], &f); err != nil {
+		w.tb.Fatal(err)
+	}
+	return f
+}
+
+// want checks that a step comes to this, as JSON.
+func (w *world) want(s step, want string) {
+	w.tb.Helper()
+	if got := string(w.do("a", s)[0]); got != want {
+		w.tb.Errorf("%v: got %s, want %s", s, got, want)
+	}
+}
+
+func (w *world) wantBody(s step, status int, body string) *found {
+	w.tb.Helper()
+	f := w.match("a", s)
+	switch {
+	case status == 0 && f == nil:
+	case f == nil || f.Status != status || f.Body != body:
+		w.tb.Errorf("%v: got %+v, want %d %q", s, f, status, body)
+	}
+	if f == nil {
+		return &found{Headers: map[string]string{}}
+	}
+	return f
+}
+
+func put(url string, more step) step {
+	s := step{"op": "put", "url": url, "body": "body", "response": map[string]string{"Cache-Control": "max-age=60"}}
+	for name, value := range more {
+		s[name] = value
+	}
+	return s
+}
+
+func TestWorker(t *testing.T) {
+	w := start(t, cache.Config{})
+	const u = "https://a.example/x?b=2&a=1"
+	w.wantBody(step{"url": u}, 0, "")
+	w.want(put(u, step{"response": map[string]string{"Cache-Control": "max-age=60", "X-Own": "ü", "ETag": `"1"`}, "statusText": "Fine"}), `"put"`)
+	f := w.wantBody(step{"url": u}, 200, "body")
+	for name, want := range map[string]string{"cache-control": "max-age=60", "x-own": "ü", "etag": `"1"`, "age": "0", "cf-cache-status": "HIT", "content-length": "4", "content-type": "text/plain;charset=UTF-8"} {
+		if f.Headers[name] != want {
+			t.Errorf("%s: got %q, want %q", name, f.Headers[name], want)
+		}
+	}
+	for name := range f.Headers {
+		if strings.HasPrefix(name, "x-nk") || name == "connection" || name == "transfer-encoding" {
+			t.Errorf("the Worker saw %s: %s", name, f.Headers[name])
+		}
+	}
+	if f.Headers["date"] == "" {
+		t.Error("no date")
+	}
+	w.wantBody(step{"url": u, "plain": true}, 200, "body")
+	w.wantBody(step{"url": "http://a.example/x?b=2&a=1"}, 0, "")
+	w.wantBody(step{"url": "https://b.example/x?b=2&a=1"}, 0, "")
+	w.wantBody(step{"url": "https://a.example/x?a=1&b=2"}, 0, "")
+	w.wantBody(step{"url": "https://A.example:443/x?b=2&a=1"}, 200, "body")
+	w.wantBody(step{"url": u, "method": "HEAD"}, 0, "")
+	w.wantBody(step{"url": u, "method": "POST", "options": step{"ignoreMethod": true}}, 200, "body")
+	if f := w.match("b", step{"url": u}); f != nil {
+		t.Errorf("another scope found %+v", f)
+	}
+	w.want(step{"op": "delete", "url": u}, "true")
+	w.want(step{"op": "delete", "url": u}, "false")
+	w.wantBody(step{"url": u}, 0, "")
+}
+
+func TestWorkerPuts(t *testing.T) {
+	w := start(t, cache.Config{MaxObject: 1 << 20})
+	const u = "https://a.example/"
+	long := map[string]string{"Cache-Control": "max-age=60"}
+	for name, c := range map[string]struct {
+		put    step
+		status int
+		body   string
+	}{
+		"stream":         {step{"parts": []string{"one", "two", "three"}}, 200, "onetwothree"},
+		"broken stream":  {step{"parts": []string{"one", "two"}, "fail": true}, 0, ""},
+		"short fixed":    {step{"parts": []string{"one"}, "fixed": 10}, 0, ""},
+		"empty":          {step{"body": ""}, 200, ""},
+		"null body":      {step{"body": nil}, 200, ""},
+		"no content":     {step{"body": nil, "status": 204}, 204, ""},
+		"gzip":           {step{"gzip": "squeezed", "response": map[string]string{"Cache-Control": "max-age=60", "Content-Encoding": "gzip"}}, 200, "squeezed"},
+		"own length":     {step{"response": map[string]string{"Cache-Control": "max-age=60", "Content-Length": "9"}}, 200, "body"},
+		"cookie":         {step{"response": map[string]string{"Cache-Control": "max-age=60", "Set-Cookie": "a=b"}}, 0, ""},
+		"private cookie": {step{"response": map[string]string{"Cache-Control": "max-age=60, private=Set-Cookie", "Set-Cookie": "a=b"}}, 200, "body"},
+		"no-store":       {step{"response": map[string]string{"Cache-Control": "max-age=60, no-store"}}, 0, ""},
+		"says nothing":   {step{"response": map[string]string{}}, 200, "body"},
+		"500":            {step{"response": map[string]string{}, "status": 500}, 0, ""},
+		"500 fresh":      {step{"response": long, "status": 500}, 500, "body"},
+		"504 fresh":      {step{"response": long, "status": 504}, 504, "body"},
+		"redirect":       {step{"response": map[string]string{"Location": "/y"}, "status": 302, "body": nil}, 302, ""},
+		"expect":         {step{"headers": map[string]string{"Expect": "100-continue"}}, 200, "body"},
+		"at the limit":   {step{"size": 1 << 20}, 200, strings.Repeat("a", 1<<20)},
+		"above it":       {step{"size": 1<<20 + 1}, 0, ""},
+		"304":            {step{"status": 304, "body": nil}, 0, ""},
+		"cloned":         {step{"parts": []string{"one", "two"}, "clone": true}, 200, "onetwo"},
+	} {
+		url := u + strings.ReplaceAll(name, " ", "-")
+		s := put(url, c.put)
+		if c.put["fail"] != nil || c.put["fixed"] != nil {
+			w.do("a", s) // it may throw or not
+		} else if want := map[bool]string{true: `6`, false: `"put"`}[c.put["clone"] != nil]; string(w.do("a", s)[0]) != want {
+			t.Errorf("%s: put: %s", name, w.do("a", s)[0])
+		}
+		f := w.match("a", step{"url": url})
+		switch {
+		case c.status == 0 && f == nil:
+		case f == nil || f.Status != c.status || f.Body != c.body:
+			t.Errorf("%s: got %.200s, want %d %.20q", name, marshal(f), c.status, c.body)
+		case f.Headers["set-cookie"] != "":
+			t.Errorf("%s: the cookie was kept", name)
+		}
+	}
+	w.want(put(u, step{"status": 206}), `"throws Cannot cache response to a range request (206 Partial Content)."`)
+	w.want(put(u, step{"response": map[string]string{"Vary": "*"}}), `"throws Cannot cache response with 'Vary: *' header."`)
+	w.want(put(u, step{"method": "POST"}), `"throws Cannot cache response to non-GET request."`)
+	if s := w.server.Stats(); s.Held != 0 || s.TooLarge != 1 || s.Incomplete < 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func marshal(v any) string {
+	text, _ := json.Marshal(v)
+	return string(text)
+}
