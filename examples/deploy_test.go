@@ -2,7 +2,6 @@ package examples_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,17 +39,11 @@ func copyProject(t *testing.T, folder string, oldnew ...string) *project {
 		}
 	}
 	check(t, os.WriteFile(config, []byte(strings.NewReplacer(oldnew...).Replace(string(text))), 0o600))
-	p.env = []string{
+	p.env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_CONFIG_HOME=" + home, "TMPDIR=" + home,
 		"CI=1", "FORCE_COLOR=0", "WRANGLER_SEND_METRICS=false", "WRANGLER_HIDE_BANNER=true",
 		"NEARKEY_DATA=" + dataDir(),
-	}
-	// What eval "$(nearkey env)" sets in a shell.
-	var variables map[string]string
-	check(t, json.Unmarshal([]byte(p.nearkey(t, "env", "--json")), &variables))
-	for name, value := range variables {
-		p.env = append(p.env, name+"="+value)
-	}
+	}, shared.env...)
 	return p
 }
 

@@ -5,11 +5,14 @@ package examples_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,7 +27,8 @@ var shared struct {
 	dir     string // temporary, of this run
 	binary  string // nearkey
 	server  *process.Server
-	workers string // the address where Workers answer
+	env     []string // what 'nearkey env' prints, as NAME=VALUE
+	workers *url.URL // where Workers answer, below it by their names
 	origins *origins
 	kv      *client.Client
 	web     *http.Client  // reaches Workers by every host
@@ -85,17 +89,37 @@ func start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	at, err := os.ReadFile(filepath.Join(dataDir(), "workers-address"))
-	if err != nil {
+	if err := connect(ctx); err != nil {
 		return errors.Join(err, shared.server.Stop())
 	}
-	shared.workers = strings.TrimSpace(string(at))
+	return nil
+}
+
+// connect makes the clients of the server.
+func connect(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, shared.binary, "env", "--json", "--data", dataDir())
+	cmd.Env = []string{}
+	out, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("nearkey env: %w", err)
+	}
+	var variables map[string]string
+	if err := json.Unmarshal(out, &variables); err != nil {
+		return fmt.Errorf("nearkey env: %w", err)
+	}
+	for name, value := range variables {
+		shared.env = append(shared.env, name+"="+value)
+	}
+	if shared.workers, err = url.Parse(variables["NEARKEY_WORKERS_URL"]); err != nil {
+		return fmt.Errorf("nearkey env: %w", err)
+	}
+	address := net.JoinHostPort("127.0.0.1", shared.workers.Port())
 	shared.web = &http.Client{
 		Timeout:       patience,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, network, shared.workers)
+				return (&net.Dialer{}).DialContext(ctx, network, address)
 			},
 			DisableCompression: true, // what is sent is what is seen
 		},
@@ -103,10 +127,7 @@ func start(ctx context.Context) (err error) {
 	shared.kv, err = client.New(client.Config{
 		BaseURL: shared.server.URL + "/client/v4", AccountID: shared.server.AccountID, Token: shared.server.Token,
 	})
-	if err != nil {
-		return errors.Join(err, shared.server.Stop())
-	}
-	return nil
+	return err
 }
 
 func dataDir() string { return filepath.Join(shared.dir, "data") }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -15,8 +14,7 @@ type site string
 
 // worker is the site of a Worker by its name.
 func worker(name string) site {
-	_, port, _ := net.SplitHostPort(shared.workers)
-	return site("http://" + name + ".dev.workers.localhost:" + port)
+	return site(shared.workers.Scheme + "://" + name + "." + shared.workers.Host)
 }
 
 // answer is what a Worker answered.
