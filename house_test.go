@@ -71,7 +71,8 @@ const (
 
 // arrows are the exceptions to the levels.
 var arrows = map[string]string{
-	"wire -> feed": "the wire carries the feed as well as the store",
+	"wire -> feed":            "the wire carries the feed as well as the store",
+	"workerd/host -> workerd": "it tells the runtime what to run",
 }
 
 // Exceptions by rule. Each has its reason; a function or file that is no longer

@@ -1,0 +1,385 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/workerd"
+)
+
+// worker is a Worker that is in the runtime, or on its way there.
+type worker struct {
+	id     id
+	used   atomic.Int64           // when it was asked for, ns since 1970
+	active atomic.Pointer[active] // what answers; nil: nothing was ready yet
+
+	mu      sync.Mutex // guards what follows
+	flight  *flight    // a preparation that is under way
+	failed  *catalog.PublishedWorker
+	err     error // why failed did not start here
+	retryAt time.Time
+}
+
+// active is what answers for a Worker: never changed.
+type active struct {
+	record *catalog.PublishedWorker
+	shares []catalog.Share
+	traced bool // its events are wanted
+}
+
+// flight is a preparation that several requests may wait for.
+type flight struct {
+	done chan struct{}
+	err  error // once done
+}
+
+// version chooses the version that answers a request. After a deploy it waits a
+// moment for the new one.
+func (h *Host) version(ctx context.Context, to target, header http.Header) (string, error) {
+	wk := h.worker(to.worker)
+	record, err := h.config.Records.Worker(ctx, to.worker.account, to.worker.name)
+	if errors.Is(err, catalog.ErrNotFound) {
+		h.unload(wk)
+		return "", err
+	}
+	wk.used.Store(h.config.Now().UnixNano())
+	a := wk.active.Load()
+	switch {
+	case a != nil && (err != nil || a.record == record):
+		return choose(a, to.worker.name, header), nil
+	case err != nil:
+		return "", err
+	}
+	f := h.prepare(wk, record)
+	if a == nil {
+		return h.await(ctx, wk, f, nil, to, header)
+	}
+	late := time.NewTimer(SwitchWait)
+	defer late.Stop()
+	return h.await(ctx, wk, f, late.C, to, header)
+}
+
+// await waits for a preparation and returns what is ready then, or when it is late.
+func (h *Host) await(ctx context.Context, wk *worker, f *flight, late <-chan time.Time, to target, header http.Header) (string, error) {
+	select {
+	case <-f.done:
+	case <-late:
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if a := wk.active.Load(); a != nil {
+		return choose(a, to.worker.name, header), nil
+	}
+	if f.err != nil {
+		return "", f.err
+	}
+	return "", fmt.Errorf("worker %s: %w", to.worker.name, catalog.ErrNotFound) // deleted meanwhile
+}
+
+// Headers by which a client chooses among versions that are deployed at once.
+const (
+	headerOverrides = "Cloudflare-Workers-Version-Overrides" // name="version", name="version"
+	headerKey       = "Cloudflare-Workers-Version-Key"       // requests with one key get one version
+)
+
+// choose divides the requests of a Worker by the percentages of its versions.
+func choose(a *active, name string, header http.Header) string {
+	if len(a.shares) == 1 {
+		return a.shares[0].VersionID
+	}
+	for pair := range strings.SplitSeq(header.Get(headerOverrides), ",") {
+		script, version, _ := strings.Cut(strings.TrimSpace(pair), "=")
+		if version = strings.Trim(version, `"`); script != name {
+			continue
+		}
+		for _, s := range a.shares {
+			if s.VersionID == version {
+				return version
+			}
+		}
+	}
+	at := rand.Float64() * 100
+	if key := header.Get(headerKey); key != "" {
+		sum := fnv.New64a()
+		_, _ = sum.Write([]byte(key)) // never fails
+		at = float64(sum.Sum64()%10_000) / 100
+	}
+	for _, s := range a.shares {
+		if at -= s.Percentage; at < 0 {
+			return s.VersionID
+		}
+	}
+	return a.shares[len(a.shares)-1].VersionID
+}
+
+// worker returns the state of a Worker, which is made if there is none.
+func (h *Host) worker(of id) *worker {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	wk := h.workers[of]
+	if wk == nil {
+		wk = &worker{id: of}
+		h.workers[of] = wk
+	}
+	return wk
+}
+
+// unload takes a Worker out of the runtime. What is in flight in it ends there.
+func (h *Host) unload(wk *worker) {
+	h.mu.Lock()
+	if h.workers[wk.id] == wk {
+		delete(h.workers, wk.id)
+	}
+	h.mu.Unlock()
+	wk.mu.Lock()
+	a := wk.active.Swap(nil)
+	wk.mu.Unlock()
+	if a != nil {
+		h.drop(a.shares, nil)
+	}
+}
+
+// drop takes versions out of the runtime, but for those to keep.
+func (h *Host) drop(versions, keep []catalog.Share) {
+	for _, s := range versions {
+		if !has(keep, s.VersionID) {
+			h.config.Runtime.Remove(s.VersionID)
+		}
+	}
+}
+
+func has(shares []catalog.Share, version string) bool {
+	for _, s := range shares {
+		if s.VersionID == version {
+			return true
+		}
+	}
+	return false
+}
+
+// prepare begins to make a Worker what its record says, unless that is under way,
+// or did not work a moment ago.
+func (h *Host) prepare(wk *worker, record *catalog.PublishedWorker) *flight {
+	wk.mu.Lock()
+	defer wk.mu.Unlock()
+	if wk.flight != nil {
+		return wk.flight
+	}
+	f := &flight{done: make(chan struct{})}
+	if wk.failed == record && h.config.Now().Before(wk.retryAt) {
+		f.err = wk.err
+		close(f.done)
+		return f
+	}
+	h.mu.Lock()
+	ending := h.ending
+	h.mu.Unlock()
+	if ending == nil || ending.Err() != nil {
+		f.err = errEnding
+		close(f.done)
+		return f
+	}
+	wk.flight = f
+	h.jobs.Go(func() {
+		ctx, cancel := context.WithTimeout(ending, prepareTimeout)
+		defer cancel()
+		err := h.become(ctx, wk, record)
+		wk.mu.Lock()
+		defer wk.mu.Unlock()
+		wk.failed, wk.err = nil, nil
+		if err != nil {
+			wk.failed, wk.err, wk.retryAt = record, err, h.config.Now().Add(retryAfter)
+			if ctx.Err() == nil {
+				h.config.Logger.ErrorContext(ctx, "prepare a Worker", "worker", wk.id.name, "account", wk.id.account, "error", err)
+			}
+		}
+		f.err, wk.flight = err, nil
+		close(f.done)
+	})
+	return f
+}
+
+var errEnding = errors.New("the host does not run")
+
+// become makes a Worker what its record says. If that fails it stays what it is.
+func (h *Host) become(ctx context.Context, wk *worker, record *catalog.PublishedWorker) error {
+	if len(record.Versions) == 0 {
+		return fmt.Errorf("worker %s: no version of it is deployed: %w", wk.id.name, catalog.ErrNotFound)
+	}
+	was := wk.active.Load()
+	var old []catalog.Share
+	if was != nil {
+		old = was.shares
+	}
+	var added []catalog.Share
+	for _, s := range record.Versions {
+		if has(old, s.VersionID) {
+			continue
+		}
+		err := h.load(ctx, wk.id, s.VersionID, was != nil)
+		if err != nil {
+			h.drop(added, nil)
+			return fmt.Errorf("version %s: %w", s.VersionID, err)
+		}
+		added = append(added, s)
+	}
+	traced := len(h.tails(record)) > 0
+	for _, s := range record.Versions {
+		if traced != (was != nil && was.traced && has(old, s.VersionID)) {
+			if err := h.config.Runtime.Trace(ctx, s.VersionID, traced); err != nil {
+				h.config.Logger.WarnContext(ctx, "follow a Worker", "worker", wk.id.name, "on", traced, "error", err)
+			}
+		}
+	}
+	h.activate(wk, was, &active{record: record, shares: record.Versions, traced: traced})
+	return nil
+}
+
+// activate makes a the one that answers, unless the Worker was unloaded meanwhile.
+func (h *Host) activate(wk *worker, was, a *active) {
+	h.mu.Lock()
+	current := h.workers[wk.id] == wk
+	if current {
+		wk.active.Store(a)
+	}
+	h.mu.Unlock()
+	if !current {
+		h.drop(a.shares, nil)
+	}
+	if was != nil {
+		h.drop(was.shares, a.shares)
+	}
+}
+
+// load puts a version into the runtime, and starts it if there is one before it
+// that goes on answering meanwhile.
+func (h *Host) load(ctx context.Context, of id, version string, start bool) error {
+	manifest, err := h.config.Records.Manifest(ctx, version)
+	if err != nil {
+		return err
+	}
+	modules := make(map[string][]byte, len(manifest.Modules))
+	for _, m := range manifest.Modules {
+		if modules[m.Name], err = h.config.Records.Module(ctx, m.Hash); err != nil {
+			return fmt.Errorf("module %s: %w", m.Name, err)
+		}
+	}
+	secrets, err := OpenSecrets(h.config.Keys, of.account, of.name, manifest)
+	if err != nil {
+		return err
+	}
+	w, err := Worker(manifest, modules, secrets)
+	if err != nil {
+		return err
+	}
+	w.Name, w.Version = version, version
+	h.mu.Lock()
+	h.names[version] = named{id: of}
+	h.mu.Unlock()
+	if !start {
+		return h.config.Runtime.Load(w)
+	}
+	return h.config.Runtime.Deploy(ctx, w)
+}
+
+// tails are the tails of a Worker that are open.
+func (h *Host) tails(record *catalog.PublishedWorker) []catalog.PublishedTail {
+	now := h.config.Now()
+	open := make([]catalog.PublishedTail, 0, len(record.Tails))
+	for _, t := range record.Tails {
+		if now.Before(t.Expires) {
+			open = append(open, t)
+		}
+	}
+	return open
+}
+
+// refresh prepares what there is word of for Workers that are loaded, so that no
+// request has to wait for it.
+func (h *Host) refresh(ctx context.Context) {
+	for _, wk := range h.loaded() {
+		a := wk.active.Load()
+		if a == nil {
+			continue
+		}
+		record, err := h.config.Records.Worker(ctx, wk.id.account, wk.id.name)
+		switch {
+		case errors.Is(err, catalog.ErrNotFound):
+			h.unload(wk)
+		case err == nil && record != a.record:
+			h.prepare(wk, record)
+		}
+	}
+}
+
+// sweep unloads Workers that nobody asks for, and stops following those whose tails
+// have expired.
+func (h *Host) sweep(ctx context.Context) {
+	now := h.config.Now()
+	for _, wk := range h.loaded() {
+		a := wk.active.Load()
+		switch {
+		case now.UnixNano()-wk.used.Load() > int64(ForgetAfter):
+			h.unload(wk)
+		case a != nil && a.traced && len(h.tails(a.record)) == 0:
+			h.untrace(ctx, wk, a)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for version, n := range h.names {
+		if wk := h.workers[n.id]; wk != nil {
+			if a := wk.active.Load(); a == nil || has(a.shares, version) {
+				continue
+			}
+		}
+		switch {
+		case n.gone.IsZero():
+			n.gone = now
+			h.names[version] = n
+		case now.Sub(n.gone) > workerd.DefaultDrain+workerd.DefaultLinger:
+			delete(h.names, version)
+		}
+	}
+}
+
+// untrace stops following a Worker, unless it has become another meanwhile.
+func (h *Host) untrace(ctx context.Context, wk *worker, a *active) {
+	quiet := &active{record: a.record, shares: a.shares}
+	if !wk.active.CompareAndSwap(a, quiet) {
+		return
+	}
+	for _, s := range a.shares {
+		if err := h.config.Runtime.Trace(ctx, s.VersionID, false); err != nil {
+			h.config.Logger.WarnContext(ctx, "stop following a Worker", "worker", wk.id.name, "error", err)
+		}
+	}
+}
+
+func (h *Host) loaded() []*worker {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make([]*worker, 0, len(h.workers))
+	for _, wk := range h.workers {
+		all = append(all, wk)
+	}
+	return all
+}
+
+// Scheduled calls the scheduled handler of a Worker.
+func (h *Host) Scheduled(ctx context.Context, accountID, name, cron string, at time.Time) (workerd.Outcome, error) {
+	version, err := h.version(ctx, target{worker: id{accountID, name}}, nil)
+	if err != nil {
+		return workerd.Outcome{}, err
+	}
+	return h.config.Runtime.Scheduled(ctx, version, cron, at)
+}
