@@ -32,12 +32,13 @@ function show(item) {
 	row.querySelector("span").textContent = item.text;
 	row.classList.toggle("done", item.done);
 	box.checked = item.done;
-	box.addEventListener("change", () =>
-		attempt(async () => {
+	box.addEventListener("change", async () => {
+		await attempt(async () => {
 			const { done } = await call("PUT", `/${item.id}`, { text: item.text, done: box.checked });
 			row.classList.toggle("done", done);
-		}),
-	);
+		});
+		box.checked = row.classList.contains("done");
+	});
 	row.querySelector("button").addEventListener("click", () =>
 		attempt(async () => {
 			await call("DELETE", `/${item.id}`);
