@@ -34,8 +34,9 @@ type conn struct {
 	raw   syscall.RawConn
 	in    *bufio.Reader
 	buf   []byte // what is sent, kept for the next request
-	used  bool   // had a request before this one
-	heard bool   // something came back for this request
+	ask   asking
+	used  bool // had a request before this one
+	heard bool // something came back for this request
 }
 
 // A pool keeps idle connections, the last used first.
@@ -77,8 +78,70 @@ func dial(ctx context.Context, socket string) (*conn, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("connect to a Worker: %w", err)
 	}
-	c.in = bufio.NewReaderSize(c.UnixConn, readBuffer)
+	c.in = bufio.NewReaderSize(c, readBuffer)
+	c.ask.step = c.ask.do
 	return c, nil
+}
+
+// asking is a write and the read of its answer in one go: it waits for the answer
+// as soon as all is written, instead of trying in vain to read it at once.
+type asking struct {
+	out, in []byte // what is still to be written; where the answer goes
+	waits   bool   // all is written
+	n       int    // read
+	err     error
+	step    func(fd uintptr) bool // do, made once
+}
+
+// do is called by the poller: at first, and when the answer may be there. It
+// returns true when it has done all that it can.
+func (a *asking) do(fd uintptr) bool {
+	if !a.waits {
+		n, err := syscall.Write(int(fd), a.out)
+		if err != nil && err != syscall.EAGAIN && err != syscall.EINTR {
+			a.err = err
+			return true
+		}
+		a.out = a.out[max(n, 0):]
+		a.waits = len(a.out) == 0
+		return !a.waits // the rest is written as usual
+	}
+	n, err := syscall.Read(int(fd), a.in)
+	switch {
+	case err == syscall.EAGAIN || err == syscall.EINTR:
+		return false
+	case err != nil:
+		a.err = err
+	case n == 0:
+		a.err = io.EOF
+	default:
+		a.n = n
+	}
+	return true
+}
+
+// Read reads, after it has written what asks for what it reads.
+func (c *conn) Read(into []byte) (int, error) {
+	a := &c.ask
+	if len(a.out) == 0 {
+		return c.UnixConn.Read(into)
+	}
+	a.in, a.waits, a.n, a.err = into, false, 0, nil
+	err := c.raw.Read(a.step)
+	rest := a.out
+	a.out, a.in = nil, nil
+	switch {
+	case a.err != nil:
+		return 0, a.err
+	case err != nil:
+		return 0, err
+	case a.waits:
+		return a.n, nil
+	}
+	if _, err := c.UnixConn.Write(rest); err != nil {
+		return 0, err
+	}
+	return c.UnixConn.Read(into)
 }
 
 // quiet reports whether an idle connection is open and nothing came on it.

@@ -1,6 +1,7 @@
 package workerd_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -30,6 +31,9 @@ func BenchmarkHandler(b *testing.B) {
 	before := used()
 	b.RunParallel(func(pb *testing.PB) {
 		rw := &discard{header: http.Header{}}
+		ctx, cancel := context.WithCancel(b.Context()) // as a server's, which ends with the connection
+		defer cancel()
+		request := request.WithContext(ctx)
 		for pb.Next() {
 			clear(rw.header)
 			h.ServeHTTP(rw, request)
