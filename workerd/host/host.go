@@ -86,13 +86,14 @@ type Host struct {
 	config Config
 	suffix string // a dot and the domain
 	origin *httputil.ReverseProxy
-	jobs   sync.WaitGroup // preparations
+	jobs   sync.WaitGroup // preparations; added to under mu, while not closed
 	wake   chan struct{}
+	ending chan struct{} // closed when Run ends
 
 	mu      sync.Mutex // guards what follows
 	workers map[id]*worker
 	names   map[string]named // of the versions that are in the runtime
-	ending  context.Context
+	closed  bool
 }
 
 // id says which Worker it is.
@@ -114,7 +115,7 @@ func New(config Config) *Host {
 	}
 	h := &Host{
 		config: config, suffix: "." + strings.ToLower(config.Domain),
-		workers: map[id]*worker{}, names: map[string]named{}, wake: make(chan struct{}, 1),
+		workers: map[id]*worker{}, names: map[string]named{}, wake: make(chan struct{}, 1), ending: make(chan struct{}),
 	}
 	h.origin = h.newOrigin()
 	return h
@@ -209,9 +210,6 @@ func hostOf(header string) string {
 // Run prepares new versions as soon as there is word of them, and unloads what is
 // not asked for. It returns nil when ctx ends and nothing is being prepared.
 func (h *Host) Run(ctx context.Context) error {
-	h.mu.Lock()
-	h.ending = ctx
-	h.mu.Unlock()
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
@@ -221,10 +219,21 @@ func (h *Host) Run(ctx context.Context) error {
 		case <-tick.C:
 			h.sweep(ctx)
 		case <-ctx.Done():
-			h.jobs.Wait()
+			h.close()
 			return nil
 		}
 	}
+}
+
+// close ends what is being prepared and lets nothing be begun.
+func (h *Host) close() {
+	h.mu.Lock()
+	if !h.closed {
+		h.closed = true
+		close(h.ending)
+	}
+	h.mu.Unlock()
+	h.jobs.Wait()
 }
 
 // Changed tells the host what its tier was told. It is called after the tier's.

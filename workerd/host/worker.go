@@ -59,7 +59,7 @@ func (h *Host) version(ctx context.Context, to target, header http.Header) (stri
 	case err != nil:
 		return "", err
 	}
-	f := h.prepare(wk, record)
+	f := h.prepare(ctx, wk, record)
 	if a == nil {
 		return h.await(ctx, wk, f, nil, to, header)
 	}
@@ -167,8 +167,8 @@ func has(shares []catalog.Share, version string) bool {
 }
 
 // prepare begins to make a Worker what its record says, unless that is under way,
-// or did not work a moment ago.
-func (h *Host) prepare(wk *worker, record *catalog.PublishedWorker) *flight {
+// or did not work a moment ago. It goes on when the request that began it is over.
+func (h *Host) prepare(ctx context.Context, wk *worker, record *catalog.PublishedWorker) *flight {
 	wk.mu.Lock()
 	defer wk.mu.Unlock()
 	if wk.flight != nil {
@@ -181,16 +181,22 @@ func (h *Host) prepare(wk *worker, record *catalog.PublishedWorker) *flight {
 		return f
 	}
 	h.mu.Lock()
-	ending := h.ending
-	h.mu.Unlock()
-	if ending == nil || ending.Err() != nil {
+	defer h.mu.Unlock()
+	if h.closed {
 		f.err = errEnding
 		close(f.done)
 		return f
 	}
 	wk.flight = f
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareTimeout)
 	h.jobs.Go(func() {
-		ctx, cancel := context.WithTimeout(ending, prepareTimeout)
+		select {
+		case <-h.ending:
+			cancel()
+		case <-f.done:
+		}
+	})
+	h.jobs.Go(func() {
 		defer cancel()
 		err := h.become(ctx, wk, record)
 		wk.mu.Lock()
@@ -208,7 +214,7 @@ func (h *Host) prepare(wk *worker, record *catalog.PublishedWorker) *flight {
 	return f
 }
 
-var errEnding = errors.New("the host does not run")
+var errEnding = errors.New("the host has ended")
 
 // become makes a Worker what its record says. If that fails it stays what it is.
 func (h *Host) become(ctx context.Context, wk *worker, record *catalog.PublishedWorker) error {
@@ -316,7 +322,7 @@ func (h *Host) refresh(ctx context.Context) {
 		case errors.Is(err, catalog.ErrNotFound):
 			h.unload(wk)
 		case err == nil && record != a.record:
-			h.prepare(wk, record)
+			h.prepare(ctx, wk, record)
 		}
 	}
 }
