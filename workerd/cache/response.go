@@ -19,12 +19,12 @@ const (
 	firstChunk = 4 << 10
 	wholeChunk = 64 << 10 // a body of known size up to this is received in one piece
 	maxChunk   = 1 << 20
-	fieldCost  = 96 // of each line of a head, in memory
 )
 
 // response is an answer that a Worker puts, and what the rules say of it.
 type response struct {
 	status int
+	text   int64 // bytes of the head, of which the fields are parts
 	fields headers
 	body   []byte
 	vary   []selector
@@ -40,17 +40,24 @@ func (r *response) first(name string) string {
 	return ""
 }
 
+// What an entry takes of memory beside its bytes, as measured: its structs, its
+// places in maps and queues, and the map of a few fields.
+const (
+	entryCost    = 760
+	fewFields    = 8
+	moreCost     = 80 // of each field beyond the few
+	valueCost    = 16
+	selectorCost = 56
+)
+
 // cost is what the response with a body of so many bytes takes of the limit.
 func (r *response) cost(key []byte, body int64) int64 {
-	n := entryCost + int64(len(key)) + body
-	for name, values := range r.fields {
-		n += fieldCost + int64(len(name))
-		for _, value := range values {
-			n += 16 + int64(len(value))
-		}
+	n := entryCost + int64(len(key)) + body + r.text + moreCost*max(int64(len(r.fields)-fewFields), 0)
+	for _, values := range r.fields {
+		n += valueCost * int64(len(values))
 	}
 	for i := range r.vary {
-		n += 48 + int64(len(r.vary[i].name)+len(r.vary[i].value))
+		n += selectorCost + int64(len(r.vary[i].name)+len(r.vary[i].value))
 	}
 	return n
 }
@@ -65,6 +72,7 @@ var (
 
 // A head is what comes before the body of a serialised response.
 type head struct {
+	text   int64 // bytes
 	status int
 	fields headers
 	length int64 // of the body, as it says; -1: it does not
@@ -74,7 +82,7 @@ type head struct {
 // Content-Length and Transfer-Encoding are taken out: the body that follows is
 // never in chunks, whatever is said.
 func parseHead(text string) (head, error) {
-	h := head{fields: headers{}, length: -1}
+	h := head{text: int64(len(text)), fields: headers{}, length: -1}
 	line, rest, ok := strings.Cut(text, "\r\n")
 	if !ok || !h.parseStatus(line) {
 		return head{}, fmt.Errorf("status line: %w", errMalformed)

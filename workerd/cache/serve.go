@@ -221,7 +221,7 @@ func (x *exchange) store(key []byte, body io.Reader) error {
 		return err
 	}
 	began := s.config.Now()
-	e := &entry{response: response{status: head.status, fields: head.fields}}
+	e := &entry{response: response{text: head.text, status: head.status, fields: head.fields}}
 	if err := e.admit(x.r.Header, began); err != nil {
 		return err
 	}

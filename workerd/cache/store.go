@@ -9,9 +9,8 @@ import (
 
 const (
 	shards      = 16
-	maxVariants = 64 // of one key, by what Vary names; the one put first goes
-	maxReads    = 3  // what an entry's reads are counted to
-	entryCost   = 640
+	maxVariants = 64      // of one key, by what Vary names; the one put first goes
+	maxReads    = 3       // what an entry's reads are counted to
 	ghostBytes  = 4 << 10 // of the bound, for each key that is remembered after it went
 	minGhosts   = 64
 	maxGhosts   = 1 << 16

@@ -54,7 +54,7 @@ async function step(s) {
   const init = {status: s.status || 200, statusText: s.statusText, headers: s.response || {}};
   if (s.gzip) { body = await gzip(s.gzip); init.encodeBody = "manual"; }
   if (s.fixed) body = body.pipeThrough(new FixedLengthStream(s.fixed));
-  const response = new Response(body, init);
+  const response = s.fetch ? await fetch(s.fetch, {method: s.fetchMethod || "GET"}) : new Response(body, init);
   if (!s.clone) return (await cache.put(key, response)) === undefined ? "put" : "?";
   const copy = response.clone();
   const [, text] = await Promise.all([cache.put(key, response), copy.text()]);
@@ -94,8 +94,15 @@ func start(tb testing.TB, config cache.Config) *world {
 		tb.Fatal(err)
 	}
 	w := &world{tb: tb}
-	socket := filepath.Join(dir, "cache")
-	w.runner = workerd.New(workerd.Options{Path: binary(tb), Dir: filepath.Join(dir, "run"), Cache: socket, Logger: slog.New(slog.DiscardHandler)})
+	socket, origin := filepath.Join(dir, "cache"), httptest.NewUnstartedServer(http.HandlerFunc(serveOrigin))
+	_ = origin.Listener.Close()
+	if origin.Listener, err = net.Listen("unix", filepath.Join(dir, "origin")); err != nil {
+		tb.Fatal(err)
+	}
+	origin.Start()
+	w.runner = workerd.New(workerd.Options{
+		Path: binary(tb), Dir: filepath.Join(dir, "run"), Cache: socket, Egress: filepath.Join(dir, "origin"), Logger: slog.New(slog.DiscardHandler),
+	})
 	config.Identify = func(token string) (string, bool) {
 		caller, ok := w.runner.Identify(token, "")
 		return caller.Name, ok
@@ -118,6 +125,7 @@ func start(tb testing.TB, config cache.Config) *world {
 		front.Close()
 		cancel()
 		wait.Wait()
+		origin.Close()
 		_ = os.RemoveAll(dir)
 	})
 	for _, name := range []string{"a", "b"} {
@@ -129,6 +137,30 @@ func start(tb testing.TB, config cache.Config) *world {
 		}
 	}
 	return w
+}
+
+// serveOrigin is what a Worker fetches.
+func serveOrigin(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Cache-Control", "max-age=60")
+	switch r.URL.Path {
+	case "/known":
+		w.Header().Set("Content-Length", "6")
+		_, _ = io.WriteString(w, "origin")
+	case "/unknown":
+		_, _ = io.WriteString(w, "ori")
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.WriteString(w, "gin")
+	case "/old":
+		w.Header().Set("Age", "59")
+		w.Header().Set("Cache-Control", "max-age=59")
+	case "/cut", "/cut-chunked":
+		if r.URL.Path == "/cut" {
+			w.Header().Set("Content-Length", "100")
+		}
+		_, _ = io.WriteString(w, "ori")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // do has a Worker do the steps.
@@ -292,4 +324,121 @@ func TestWorkerPuts(t *testing.T) {
 func marshal(v any) string {
 	text, _ := json.Marshal(v)
 	return string(text)
+}
+
+func TestWorkerPutsWhatItFetched(t *testing.T) {
+	w := start(t, cache.Config{})
+	for path, want := range map[string]int{"known": 200, "unknown": 200, "old": 0, "cut": 0, "cut-chunked": 0} {
+		s := put("https://a.example/"+path, step{"fetch": "https://o.example/" + path})
+		delete(s, "body")
+		w.do("a", s)
+		w.wantBody(step{"url": s["url"]}, want, "origin")
+	}
+	s := put("https://a.example/head", step{"fetch": "https://o.example/known", "fetchMethod": "HEAD"})
+	delete(s, "body")
+	w.do("a", s)
+	w.wantBody(step{"url": s["url"]}, 200, "") // nothing that workerd sends tells it from an empty one
+	if held := w.server.Stats().Held; held != 0 {
+		t.Errorf("%d bytes are held", held)
+	}
+}
+
+func TestWorkerNamedCaches(t *testing.T) {
+	w := start(t, cache.Config{})
+	const u = "https://a.example/"
+	w.want(put(u, step{"cache": "one", "body": "1"}), `"put"`)
+	w.want(put(u, step{"cache": "ü/ %,", "body": "2"}), `"put"`)
+	w.want(put(u, step{"cache": "default", "body": "3"}), `"put"`)
+	w.wantBody(step{"url": u}, 0, "")
+	w.wantBody(step{"url": u, "cache": "two"}, 0, "")
+	w.wantBody(step{"url": u, "cache": "one"}, 200, "1")
+	w.wantBody(step{"url": u, "cache": "ü/ %,"}, 200, "2")
+	w.wantBody(step{"url": u, "cache": "default"}, 200, "3")
+	w.want(step{"op": "delete", "url": u, "cache": "two"}, "false")
+	w.want(step{"op": "delete", "url": u, "cache": "one"}, "true")
+	w.wantBody(step{"url": u, "cache": "one"}, 0, "")
+	w.wantBody(step{"url": u, "cache": "default"}, 200, "3")
+	w.want(put(u, step{"cache": "", "body": "4"}), `"put"`) // workerd sends no name
+	w.wantBody(step{"url": u}, 200, "4")
+}
+
+func TestWorkerCacheKey(t *testing.T) {
+	w := start(t, cache.Config{})
+	key := step{"cacheKey": "https://key.example/\"ü"}
+	w.want(put("https://a.example/1", step{"cf": key}), `"put"`)
+	w.wantBody(step{"url": "https://a.example/1"}, 0, "")
+	w.wantBody(step{"url": "https://a.example/2", "cf": key}, 200, "body")
+	w.wantBody(step{"url": "https://a.example/2", "cf": step{"cacheKey": "other"}}, 0, "")
+	w.wantBody(step{"url": "https://key.example/\"ü"}, 0, "")
+	w.want(step{"op": "delete", "url": "https://a.example/3", "cf": key}, "true")
+	w.wantBody(step{"url": "https://a.example/2", "cf": key}, 0, "")
+}
+
+func TestWorkerVary(t *testing.T) {
+	w := start(t, cache.Config{})
+	const u = "https://a.example/"
+	accept := func(language string) map[string]string { return map[string]string{"Accept-Language": language} }
+	vary := map[string]string{"Cache-Control": "max-age=60", "Vary": "Accept-Language, X-Absent"}
+	w.want(put(u, step{"headers": accept("de"), "response": vary, "body": "Haus"}), `"put"`)
+	w.want(put(u, step{"headers": accept("en"), "response": vary, "body": "house"}), `"put"`)
+	w.wantBody(step{"url": u, "headers": accept("de")}, 200, "Haus")
+	w.wantBody(step{"url": u, "headers": accept("en")}, 200, "house")
+	w.wantBody(step{"url": u, "headers": accept("fr")}, 0, "")
+	w.wantBody(step{"url": u}, 0, "")
+	w.wantBody(step{"url": u, "headers": map[string]string{"Accept-Language": "de", "X-Absent": ""}}, 0, "")
+	w.want(put(u, step{"headers": accept("en"), "response": vary, "body": "home"}), `"put"`)
+	w.wantBody(step{"url": u, "headers": accept("en")}, 200, "home")
+	w.want(step{"op": "delete", "url": u}, "true") // with all its variants
+	w.wantBody(step{"url": u, "headers": accept("de")}, 0, "")
+	if n := w.server.Stats(); n.Entries != 0 || n.Bytes != 0 {
+		t.Errorf("%+v", n)
+	}
+}
+
+func TestWorkerConditionsAndRanges(t *testing.T) {
+	w := start(t, cache.Config{})
+	const u = "https://a.example/"
+	w.want(put(u, step{"body": "0123456789", "response": map[string]string{
+		"Cache-Control": "max-age=60", "ETag": `"1"`, "Last-Modified": "Sun, 01 Nov 2026 00:00:00 GMT", "Content-Type": "text/x",
+	}}), `"put"`)
+	header := func(name, value string) step { return step{"url": u, "headers": map[string]string{name: value}} }
+	f := w.wantBody(header("If-None-Match", `"0", W/"1"`), 304, "")
+	if f.Headers["etag"] != `"1"` || f.Headers["content-type"] != "" || f.Headers["cache-control"] == "" {
+		t.Errorf("304: %v", f.Headers)
+	}
+	w.wantBody(header("If-None-Match", `"2"`), 200, "0123456789")
+	w.wantBody(header("If-Modified-Since", "Sun, 01 Nov 2026 00:00:00 GMT"), 304, "")
+	w.wantBody(header("If-Modified-Since", "Sat, 31 Oct 2026 23:59:59 GMT"), 200, "0123456789")
+	f = w.wantBody(header("Range", "bytes=2-4"), 206, "234")
+	if f.Headers["content-range"] != "bytes 2-4/10" || f.Headers["content-type"] != "text/x" || f.Headers["content-length"] != "3" {
+		t.Errorf("206: %v", f.Headers)
+	}
+	f = w.wantBody(header("Range", "bytes=10-"), 416, "")
+	if f.Headers["content-range"] != "bytes */10" {
+		t.Errorf("416: %v", f.Headers)
+	}
+	f = w.match("a", header("Range", "bytes=0-1,-2"))
+	if f == nil || f.Status != 206 || !strings.HasPrefix(f.Headers["content-type"], "multipart/byteranges; boundary=") ||
+		!strings.Contains(f.Body, "Content-Range: bytes 0-1/10\r\nContent-Type: text/x\r\n\r\n01\r\n--") || !strings.Contains(f.Body, "bytes 8-9/10") {
+		t.Errorf("two ranges: %+v", f)
+	}
+}
+
+// Nothing stale is served, and delete tells of nothing that match would not have found.
+func TestWorkerStale(t *testing.T) {
+	w := start(t, cache.Config{})
+	const u = "https://a.example/"
+	w.want(put(u, step{"response": map[string]string{"Cache-Control": "max-age=10, s-maxage=60"}}), `"put"`)
+	w.ahead.Store(int64(50 * time.Second))
+	if f := w.wantBody(step{"url": u}, 200, "body"); f.Headers["age"] != "50" {
+		t.Errorf("age %q", f.Headers["age"])
+	}
+	w.ahead.Store(int64(time.Minute))
+	w.want(step{"op": "delete", "url": u}, "false")
+	w.want(put(u, nil), `"put"`)
+	w.ahead.Store(int64(2 * time.Minute))
+	w.wantBody(step{"url": u}, 0, "")
+	if s := w.server.Stats(); s.Expired != 1 || s.Entries != 0 {
+		t.Errorf("%+v", s)
+	}
 }
