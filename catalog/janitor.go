@@ -24,8 +24,9 @@ const (
 
 // Janitor removes the records of deleted namespaces from a store: once when a
 // namespace was deleted, and again after DropGrace, for writes that were under
-// way. Only then is the deletion forgotten. All of it may be repeated, so that a
-// crash at any point costs nothing but doing a part again.
+// way. Only then is the deletion forgotten. It also removes the modules that no
+// version of a Worker has. All of it may be repeated, so that a crash at any point
+// costs nothing but doing a part again.
 type Janitor struct {
 	catalog *Catalog
 	store   kv.Store
@@ -56,6 +57,9 @@ func (j *Janitor) Run(ctx context.Context) error {
 	for {
 		if err := j.sweep(ctx); err != nil && ctx.Err() == nil {
 			j.logger.Error("remove records of deleted namespaces", "error", err)
+		}
+		if err := j.catalog.sweepModules(ctx); err != nil && ctx.Err() == nil {
+			j.logger.Error("remove modules of Workers that nothing needs", "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -124,7 +124,8 @@ func workerRunsMigration() migration {
 			outcome bytea not null,
 			error bytea not null,
 			unique (worker_id, cron, at, manual))`,
-		`create index worker_runs_at on worker_runs (worker_id, at)`,
+		`create index worker_runs_worker on worker_runs (worker_id, at)`,
+		`create index worker_runs_at on worker_runs (at)`,
 		`create table worker_tails (
 			id text not null primary key,
 			worker_id text not null references workers (id) on delete cascade,
