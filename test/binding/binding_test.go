@@ -19,7 +19,7 @@ import (
 // small are limits of another profile: none is Cloudflare's.
 func small() kv.Limits {
 	return kv.Limits{
-		ValueBytes: 256 << 10, MetadataBytes: 200, MinTTL: 2 * time.Second, MinCacheTTL: 2 * time.Second,
+		ValueBytes: 256 << 10, MetadataBytes: 200, MinTTL: 3 * time.Second, MinCacheTTL: 2 * time.Second,
 		ListKeys: 10, GetManyKeys: 7, GetManyBytes: 512 << 10, PutManyPairs: 100, DeleteManyKeys: 100,
 	}
 }
