@@ -61,3 +61,32 @@ func TestAsking(t *testing.T) {
 		t.Error("a write to nobody was not seen")
 	}
 }
+
+// A log is cut to so many lines a second, and says so.
+func TestLineRate(t *testing.T) {
+	now, rate := time.Unix(1000, 0), lineRate{}
+	for i := range maxLines {
+		if ok, dropped := rate.allow(now); !ok || dropped > 0 {
+			t.Fatalf("line %d: %v %d", i, ok, dropped)
+		}
+	}
+	for range 7 {
+		if ok, _ := rate.allow(now.Add(time.Second - 1)); ok {
+			t.Error("one past the limit is allowed")
+		}
+	}
+	if ok, dropped := rate.allow(now.Add(time.Second)); !ok || dropped != 7 {
+		t.Errorf("the next second: %v %d", ok, dropped)
+	}
+	for line, want := range map[string]bool{
+		``: false,
+		`{"timestamp":"1","level":"info","message":"\"source\":\"x\""}`:      false,
+		`{"timestamp":"1","level":"error","source":"a.c++:1","message":"x"}`: true,
+		`#
+# Fatal JavaScript out of memory`: true,
+	} {
+		if ofRuntime([]byte(line)) != want {
+			t.Errorf("%s: %v", line, !want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package workerd_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -104,4 +105,96 @@ func TestPassThroughOnException(t *testing.T) {
 	sw.ServiceWorker = true
 	w.deploy(sw)
 	w.want("sw", "/y", 203, "sw true GET http://sw.dev.localhost/y  ")
+}
+
+// A Worker that does nothing but log has its log cut, and the rest arrives.
+func TestLogFlood(t *testing.T) {
+	var lines, told, last atomic.Int64
+	w := start(t, workerd.Options{Output: func(_, _ string, line []byte) {
+		switch text := string(line); {
+		case strings.Contains(text, "were dropped"):
+			told.Add(1)
+		case strings.Contains(text, "the last"):
+			last.Add(1)
+		default:
+			lines.Add(1)
+		}
+	}})
+	stop := w.neighbour("good")
+	w.deploy(worker("bad", "1", `export default {async fetch(r) {
+		for (let i = 0; i < 50000; i++) console.log("line", i);
+		await scheduler.wait(1100); console.log("the last"); return new Response("ok") }}`))
+	w.want("bad", "/", 200, "ok")
+	until(t, "the last line has come", func() bool { return last.Load() == 1 && told.Load() > 0 })
+	stop()
+	if n := lines.Load(); n >= 50000 {
+		t.Errorf("%d lines", n)
+	}
+}
+
+// Whatever a Worker tries, it reaches the way out that is ours, and nothing else:
+// no file, no process, no socket, no variable of this server.
+func TestReach(t *testing.T) {
+	var out sync.Map
+	socket := service(t, func(rw http.ResponseWriter, r *http.Request) {
+		out.Store(r.Method+" "+r.Host, true)
+		rw.WriteHeader(403)
+	})
+	t.Setenv("NEARKEY_TEST_SECRET", "hush")
+	w := start(t, workerd.Options{Egress: socket})
+	v := worker("a", "1", `import fs from "node:fs"; import net from "node:net"; import os from "node:os"; import process from "node:process";
+	import child from "node:child_process"; import { connect } from "cloudflare:sockets";
+	const attempts = {
+		passwd: () => fs.readFileSync("/etc/passwd", "utf8"),
+		proc: () => fs.readdirSync("/proc/self"),
+		root: () => fs.readdirSync("/").join(),
+		env: () => JSON.stringify(process.env),
+		argv: () => process.argv.join(),
+		host: () => os.hostname(),
+		pid: () => String(process.pid),
+		spawn: () => String(child.execSync("id")),
+		eval: () => new Function("return 'evaluated'")(),
+		file: () => fetch("file:///etc/passwd").then(r => r.text()),
+		loopback: () => fetch("http://127.0.0.1:80/").then(r => "status " + r.status),
+		metadata: () => fetch("http://169.254.169.254/").then(r => "status " + r.status),
+		unix: () => fetch("http://unix:/tmp/s/").then(r => "status " + r.status),
+		tcp: async () => { const s = connect("127.0.0.1:22"); await s.opened; return "opened" },
+		node: () => new Promise((ok, no) => { const s = net.connect(22, "127.0.0.1", () => ok("opened")); s.on("error", no) }),
+	};
+	export default {async fetch(r, env) {
+		const results = {};
+		for (const name in attempts) results[name] = await Promise.resolve().then(attempts[name]).catch(e => "error: " + e);
+		return Response.json(results) }}`)
+	v.Flags = []string{"nodejs_compat"}
+	w.deploy(v)
+	_, body := w.get("a", "/")
+	var got map[string]string
+	if err := json.Unmarshal([]byte(body), &got); err != nil {
+		t.Fatalf("%v: %s", err, body)
+	}
+	for name, result := range got {
+		switch name {
+		case "loopback", "metadata", "unix": // ours to refuse
+			if result != "status 403" {
+				t.Errorf("%s: %s", name, result)
+			}
+		case "root": // of the Worker's own, in its memory
+			if result != "bundle,tmp,dev" {
+				t.Errorf("%s: %s", name, result)
+			}
+		case "env", "argv", "host", "pid":
+			if strings.Contains(result, "hush") || strings.Contains(result, "/") {
+				t.Errorf("%s: %s", name, result)
+			}
+		default:
+			if !strings.HasPrefix(result, "error: ") {
+				t.Errorf("%s: %s", name, result)
+			}
+		}
+	}
+	for _, want := range []string{"CONNECT 127.0.0.1:22", "GET 127.0.0.1", "GET 169.254.169.254"} {
+		if _, ok := out.Load(want); !ok || len(got) != 15 {
+			t.Errorf("%s did not come to us (%d results)", want, len(got))
+		}
+	}
 }

@@ -23,6 +23,7 @@ import (
 
 const (
 	maxLine   = 64 << 10 // of a Worker's log; the rest is dropped
+	maxLines  = 2000     // of a Worker's log, per second
 	maxErrors = 8 << 10  // of what workerd says against a Worker
 )
 
@@ -407,15 +408,24 @@ func startText(said []byte, reason string) string {
 }
 
 // output reads what the process writes: console lines of the Worker, and
-// complaints of workerd.
+// complaints of workerd. A Worker that logs more than it may has its lines thrown
+// away unread, so that it keeps only itself busy.
 func (p *process) output(from *os.File, said chan<- struct{}) {
 	defer close(said)
 	defer func() { _ = from.Close() }()
 	in := bufio.NewReaderSize(from, maxLine)
+	rate := lineRate{}
 	for {
 		line, err := in.ReadSlice('\n')
 		long := err == bufio.ErrBufferFull
-		p.line(bytes.TrimRight(line, "\n"))
+		line = bytes.TrimRight(line, "\n")
+		allowed, dropped := rate.allow(time.Now())
+		if dropped > 0 {
+			p.line(droppedLine(dropped))
+		}
+		if allowed || ofRuntime(line) {
+			p.line(line)
+		}
 		for long {
 			_, err = in.ReadSlice('\n')
 			long = err == bufio.ErrBufferFull
@@ -424,6 +434,34 @@ func (p *process) output(from *os.File, said chan<- struct{}) {
 			return
 		}
 	}
+}
+
+// ofRuntime reports whether a line is workerd's own: the Worker's are objects
+// without a source, and cannot have one, since quotes within them are escaped.
+func ofRuntime(line []byte) bool {
+	return len(line) > 0 && (line[0] != '{' || bytes.Contains(line, []byte(`"source":"`)))
+}
+
+// A lineRate counts lines by the second.
+type lineRate struct {
+	began time.Time
+	lines int
+}
+
+// allow reports whether one more line is within the limit, and, when a second is
+// over, how many were not.
+func (r *lineRate) allow(now time.Time) (ok bool, dropped int) {
+	if now.Sub(r.began) >= time.Second {
+		dropped = max(r.lines-maxLines, 0)
+		r.began, r.lines = now, 0
+	}
+	r.lines++
+	return r.lines <= maxLines, dropped
+}
+
+func droppedLine(n int) []byte {
+	return fmt.Appendf(nil, `{"timestamp":"%d","level":"warn","message":"%d lines were dropped: a Worker logs at most %d per second"}`,
+		time.Now().UnixMilli(), n, maxLines)
 }
 
 func (p *process) line(line []byte) {
