@@ -87,11 +87,11 @@ func Reserved(id kv.NamespaceID) bool {
 		return true
 	}
 	for _, b := range id {
-		if b != id[0] {
+		if b < firstReserved {
 			return false
 		}
 	}
-	return id[0] >= firstReserved
+	return true
 }
 
 // namespaceID reads the id of a namespace that may be backed up.

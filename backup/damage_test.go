@@ -293,6 +293,7 @@ func TestReservedNamespaces(t *testing.T) {
 	for _, b := range []byte{0xfc, 0xfd, 0xfe, 0xff} {
 		own = append(own, kv.NamespaceID(bytes.Repeat([]byte{b}, 16)))
 	}
+	own = append(own, kv.NamespaceID(append(bytes.Repeat([]byte{0xff}, 15), 0xfe))) // of Workers
 	for _, id := range own {
 		if err := w.take.Check(fulls(id)); !errors.Is(err, ErrRefused) {
 			t.Errorf("backup of %s: %v", id, err)
@@ -302,7 +303,7 @@ func TestReservedNamespaces(t *testing.T) {
 			t.Errorf("restore of %s: %v", id, err)
 		}
 	}
-	for _, id := range []kv.NamespaceID{nsA, {0xff}, {0xfb, 0xfb, 0xfb}, {15: 1}} {
+	for _, id := range []kv.NamespaceID{nsA, {0xff}, {0xfb, 0xfb, 0xfb}, {15: 1}, kv.NamespaceID(append(bytes.Repeat([]byte{0xff}, 15), 0xfb))} {
 		if Reserved(id) {
 			t.Errorf("%s is reserved", id)
 		}

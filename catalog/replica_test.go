@@ -276,23 +276,25 @@ func TestOldAndNewPublishers(t *testing.T) {
 	}
 }
 
-// TestReservedIsNoNamespace: neither a catalog nor a replica knows it, whatever
-// somebody has published.
-func TestReservedIsNoNamespace(t *testing.T) {
-	c, _ := newCatalog(t)
-	out := newOutlet()
-	p := out.publisher(c)
-	publishRaw(t, out, namespaceKey(Reserved), string(marshalRecord(newNamespaceRecord(Namespace{AccountID: testAccount, Title: "t"}))))
-	_, err := NewReplica(out, ReplicaOptions{}).Namespace(t.Context(), testAccount, Reserved)
-	wantError(t, err, ErrNotFound)
-	_, err = c.Namespace(t.Context(), testAccount, Reserved)
-	wantError(t, err, ErrNotFound)
-	_, _, err = c.CreateToken(t.Context(), Token{AccountID: testAccount, Name: "a", Scopes: []Scope{{Permission: Read, Namespace: Reserved}}})
-	wantError(t, err, ErrNotFound)
-	wantError(t, c.DeleteNamespace(t.Context(), testAccount, Reserved), ErrNotFound)
-	compare(t, p)
-	if value := out.records(t)[namespaceKey(Reserved)]; value != nil {
-		t.Errorf("a record that should not be there: %s", value)
+// TestOwnNamespacesAreNone: neither a catalog nor a replica knows those of the
+// catalog's own, whatever somebody has published.
+func TestOwnNamespacesAreNone(t *testing.T) {
+	for _, own := range []kv.NamespaceID{Reserved, Workers} {
+		c, _ := newCatalog(t)
+		out := newOutlet()
+		p := out.publisher(c)
+		publishRaw(t, out, namespaceKey(own), string(marshalRecord(newNamespaceRecord(Namespace{AccountID: testAccount, Title: "t"}))))
+		_, err := NewReplica(out, ReplicaOptions{}).Namespace(t.Context(), testAccount, own)
+		wantError(t, err, ErrNotFound)
+		_, err = c.Namespace(t.Context(), testAccount, own)
+		wantError(t, err, ErrNotFound)
+		_, _, err = c.CreateToken(t.Context(), Token{AccountID: testAccount, Name: "a", Scopes: []Scope{{Permission: Read, Namespace: own}}})
+		wantError(t, err, ErrNotFound)
+		wantError(t, c.DeleteNamespace(t.Context(), testAccount, own), ErrNotFound)
+		compare(t, p)
+		if value := out.records(t)[namespaceKey(own)]; value != nil {
+			t.Errorf("a record that should not be there: %s", value)
+		}
 	}
 }
 

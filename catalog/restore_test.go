@@ -40,7 +40,7 @@ func TestRestoredNamespacesAreWhatTheyWere(t *testing.T) {
 	if err := c.CheckRestore(t.Context(), other); !errors.Is(err, ErrNotFound) {
 		t.Errorf("an account that does not exist: %v", err)
 	}
-	for _, id := range []kv.NamespaceID{Reserved, {}} {
+	for _, id := range []kv.NamespaceID{Reserved, Workers, {}} {
 		if err := c.RestoreNamespace(t.Context(), Namespace{ID: id, AccountID: testAccount, Title: "x"}); !errors.Is(err, ErrInvalid) {
 			t.Errorf("namespace %s: %v", id, err)
 		}

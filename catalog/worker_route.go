@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // MaxRoutes is the greatest number of routes of a zone.
@@ -29,7 +30,8 @@ type WorkerRoute struct {
 }
 
 // RouteInput is a route that a Worker is to have. Its zone is told by id or by
-// name; if by neither, it is the one that the host is in, or else the host.
+// name; if by neither, it is the one that the host is in, or else the host. A zone
+// comes to be if it is told by its name, or by its id and the host is in it.
 type RouteInput struct {
 	Pattern, ZoneID, ZoneName string
 }
@@ -181,8 +183,8 @@ func (c *Catalog) DeleteRoute(ctx context.Context, accountID, zoneID, id string)
 }
 
 // ReplaceWorkerRoutes makes the routes of a Worker those of patterns, and no
-// others; all, or on an error none. A zone that is named comes to be. A route that
-// the Worker has already keeps its id.
+// others; all, or on an error none. A route that the Worker has already keeps its
+// id.
 func (c *Catalog) ReplaceWorkerRoutes(ctx context.Context, accountID, name string, patterns []RouteInput) ([]WorkerRoute, error) {
 	doing := fmt.Sprintf("routes of Worker %q", name)
 	if len(patterns) > MaxRoutes {
@@ -268,6 +270,11 @@ func (c *Catalog) zoneOf(ctx context.Context, tx *sql.Tx, accountID string, in R
 	switch {
 	case in.ZoneID != "":
 		z, err = ownZone(ctx, tx, accountID, in.ZoneID)
+		for host := p.host; errors.Is(err, ErrZoneNotFound) && host != ""; _, host, _ = strings.Cut(host, ".") {
+			if ZoneID(host) == in.ZoneID {
+				z, err = c.ensureZone(ctx, tx, accountID, host)
+			}
+		}
 	case in.ZoneName != "":
 		var host string
 		if host, err = checkHost(in.ZoneName); err == nil {

@@ -29,10 +29,16 @@ type Zone struct {
 	Created         time.Time
 }
 
-// zoneID returns the id that a zone of this name has.
-func zoneID(name string) string {
+// ZoneID returns the id that a zone of this name has, or would have.
+func ZoneID(name string) string {
 	sum := sha256.Sum256([]byte("zone:" + name))
 	return hex.EncodeToString(sum[:16])
+}
+
+// IsZoneName reports whether a zone can have this name.
+func IsZoneName(name string) bool {
+	host, err := checkHost(name)
+	return err == nil && host == name
 }
 
 // checkHost returns a host's name in the form in which it is stored.
@@ -122,7 +128,7 @@ func (c *Catalog) ensureZone(ctx context.Context, tx *sql.Tx, accountID, host st
 	if count >= MaxZones {
 		return Zone{}, ErrTooManyZones
 	}
-	z = Zone{ID: zoneID(host), AccountID: accountID, Name: host, Created: loaded(stored(c.now()))}
+	z = Zone{ID: ZoneID(host), AccountID: accountID, Name: host, Created: loaded(stored(c.now()))}
 	_, err = tx.ExecContext(ctx, `insert into worker_zones (`+zoneColumns+`) values ($1, $2, $3, $4)`,
 		z.ID, z.AccountID, []byte(z.Name), stored(z.Created))
 	if isDuplicate(err) { // of another account, at this moment

@@ -217,6 +217,7 @@ func TestBackupsThatAreRefused(t *testing.T) {
 		"no id":            {wanted(kv.Version{}, "one"), admin.CodeInvalid},
 		"twice":            {wanted(kv.Version{}, one.String(), strings.ToUpper(one.String())), admin.CodeInvalid},
 		"of its own":       {wanted(kv.Version{}, catalog.Reserved.String()), admin.CodeRefused},
+		"of Workers":       {wanted(kv.Version{}, catalog.Workers.String()), admin.CodeRefused},
 		"pause":            {pause(10_000), 0},
 		"longer pause":     {pause(10_001), admin.CodeInvalid},
 		"negative pause":   {pause(-1), admin.CodeInvalid},

@@ -256,7 +256,8 @@ func TestReservedNamespace(t *testing.T) {
 	p := newPoint(t)
 	p.passing()
 	for _, w := range []*world{p.world, p.centre} {
-		for _, id := range []string{catalog.Reserved.String(), strings.ToUpper(catalog.Reserved.String()), "ffffffff-ffff-ffff-ffff-ffffffffffff"} {
+		for _, id := range []string{catalog.Reserved.String(), strings.ToUpper(catalog.Reserved.String()), "ffffffff-ffff-ffff-ffff-ffffffffffff",
+			catalog.Workers.String(), strings.ToUpper(catalog.Workers.String())} {
 			for _, r := range []request{
 				{method: "GET", path: ""}, {method: "PUT", path: "", body: `{"title":"mine"}`}, {method: "DELETE", path: ""},
 				{method: "GET", path: "/keys"}, {method: "GET", path: "/values/token"}, {method: "PUT", path: "/values/token", body: "v"}, {method: "DELETE", path: "/values/token"},
@@ -270,7 +271,7 @@ func TestReservedNamespace(t *testing.T) {
 			}
 		}
 	}
-	if spaces := p.get(in("/storage/kv/namespaces")).ok().body; strings.Contains(spaces, catalog.Reserved.String()) {
+	if spaces := p.get(in("/storage/kv/namespaces")).ok().body; strings.Contains(spaces, catalog.Reserved.String()) || strings.Contains(spaces, catalog.Workers.String()) {
 		t.Error("it is listed")
 	}
 }
