@@ -54,6 +54,7 @@ const (
 	CloseNoCode    = 1005 // the peer gave none
 	CloseInvalid   = 1007 // text that is not UTF-8
 	CloseTooLarge  = 1009
+	CloseTryAgain  = 1013 // there is too much to do
 )
 
 // A CloseError is how the peer ended a connection in order.
