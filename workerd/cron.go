@@ -65,6 +65,9 @@ func (r *Runtime) Scheduled(ctx context.Context, name, cron string, at time.Time
 	}
 	if outcome.Outcome != "ok" {
 		s.exceptions.Add(1)
+		if p.swollen() != "" {
+			outcome.Outcome = "exceededMemory"
+		}
 	}
 	return outcome, nil
 }

@@ -76,7 +76,9 @@ func (s *script) pass(p *process, w http.ResponseWriter, req *http.Request, ray 
 		return false
 	}
 	reason := ""
-	if !errors.Is(err, errThrew) {
+	if errors.Is(err, errThrew) {
+		reason = p.swollen()
+	} else {
 		var dead bool
 		reason, dead = p.fate(req.Context())
 		if mayRepeat && dead && reason == "" && !x.heard() && repeatable(req) {
@@ -90,6 +92,16 @@ func (s *script) pass(p *process, w http.ResponseWriter, req *http.Request, ray 
 	}
 	errorPage(w, req, http.StatusInternalServerError, 1101, "Worker threw exception", ray)
 	return false
+}
+
+// swollen looks whether a Worker threw because it got no more memory, which is
+// noticed here before the watch has looked. It ends the process then.
+func (p *process) swollen() (reason string) {
+	if _, resident, err := usage(p.pid); err != nil || resident <= p.rt.opts.MemoryBytes {
+		return ""
+	}
+	p.kill(overMemory)
+	return overMemory
 }
 
 // fate tells whether a process whose connection broke has ended, which is noticed
