@@ -33,8 +33,8 @@ func (r *response) plan(request *http.Request) (status int, parts []span) {
 	if r.unchanged(request.Header) {
 		return http.StatusNotModified, nil
 	}
-	wanted := request.Header["Range"]
-	if request.Method != http.MethodGet || len(wanted) != 1 || !r.inRange(request.Header) {
+	wanted := request.Header["Range"] // some clients ask so of everything, and of nothing there is no part
+	if request.Method != http.MethodGet || len(wanted) != 1 || len(r.body) == 0 || !r.inRange(request.Header) {
 		return http.StatusOK, nil
 	}
 	parts, ok := parseRange(wanted[0], int64(len(r.body)))

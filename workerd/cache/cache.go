@@ -123,7 +123,8 @@ type Server struct {
 	http    *http.Server
 	readers readers
 	held    atomic.Int64
-	slots   chan struct{} // one for each connection
+	conns   atomic.Int64
+	slots   chan struct{} // one for each connection, and for the one that is awaited
 	ended   chan struct{} // closed when closing begins
 	end     sync.Once
 	wait    sync.WaitGroup // of connections
@@ -161,8 +162,10 @@ func (s *Server) connState(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		s.wait.Add(1)
+		s.conns.Add(1)
 	case http.StateClosed:
 		<-s.slots
+		s.conns.Add(-1)
 		s.wait.Done()
 	}
 }
@@ -247,7 +250,7 @@ func (s *Server) Stats() Stats {
 		Stored: c.stored.Load(), Refused: c.refused.Load(), TooLarge: c.tooLarge.Load(), NoRoom: c.noRoom.Load(), Incomplete: c.incomplete.Load(),
 		Purged: c.purged.Load(), Unknown: c.unknown.Load(), Denied: c.denied.Load(),
 		Evicted: s.store.evicted.Load(), Expired: s.store.expired.Load(),
-		Entries: s.store.entries(), Bytes: s.store.used.Load(), Held: s.held.Load(), Conns: int64(len(s.slots)),
+		Entries: s.store.entries(), Bytes: s.store.used.Load(), Held: s.held.Load(), Conns: s.conns.Load(),
 	}
 }
 
