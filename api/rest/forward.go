@@ -12,8 +12,11 @@ import (
 	"time"
 )
 
-// forwardTimeout bounds a request that is answered elsewhere.
-const forwardTimeout = 30 * time.Second
+// How long a request may take that is answered elsewhere.
+const (
+	forwardTimeout       = 30 * time.Second
+	forwardUploadTimeout = 5 * time.Minute
+)
 
 // ofCatalog reports whether what is at the route is in the catalog, all of it.
 func (k routeKind) ofCatalog() bool {
@@ -33,10 +36,11 @@ func (s *Server) passOn(ctx context.Context, c *call) error {
 	if s.forward == nil {
 		return unreachable(errNoForward)
 	}
-	if err := c.body.limit(controlBodyBytes, controlBodyTooLong); err != nil {
+	timeout, err := c.limitPassed()
+	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, forwardTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	r := c.r.WithContext(ctx)
 	r.Header = c.r.Header.Clone()
@@ -58,6 +62,16 @@ func (s *Server) passOn(ctx context.Context, c *call) error {
 		w.refused = errors.New("the server that was asked gave no answer")
 	}
 	return unreachable(w.refused)
+}
+
+// limitPassed bounds the body of a request that is passed on, as where it is
+// answered, and returns how long it may take. It is not held here.
+func (c *call) limitPassed() (time.Duration, error) {
+	switch c.route.kind {
+	case routeScript, routeScriptContent, routeScriptSettings, routeScriptVersions:
+		return forwardUploadTimeout, c.body.limit(scriptFormBytes, scriptTooLarge)
+	}
+	return forwardTimeout, c.body.limit(controlBodyBytes, controlBodyTooLong)
 }
 
 func unreachable(cause error) error {

@@ -27,6 +27,7 @@ type form struct {
 	limits kv.Limits
 	parts  *multipart.Reader
 	total  int64 // most bytes of the body
+	most   int   // fields
 	count  int   // of fields
 }
 
@@ -37,7 +38,7 @@ type form struct {
 // field that occurs twice is refused: there is no telling which was meant.
 // A form that ends before its last boundary or its announced length is an error.
 func (s *Server) readForm(c *call, boundary string, opts *kv.PutOptions, check func() error) ([]byte, error) {
-	f := form{call: c, limits: s.rules.Limits, parts: multipart.NewReader(wholeForm(&c.body), boundary)}
+	f := form{call: c, limits: s.rules.Limits, parts: multipart.NewReader(wholeForm(&c.body), boundary), most: formParts}
 	f.total = int64(f.limits.ValueBytes) + metadataTextBytes + formOverheadBytes
 	if err := c.body.limit(f.total, f.limits.CheckValue); err != nil {
 		return nil, err
@@ -103,8 +104,8 @@ func (f *form) next() (*multipart.Part, error) {
 			text: fmt.Sprintf("The form has a field of more than %d bytes beside its value", formOverheadBytes)}
 	}
 	part, err := f.parts.NextRawPart()
-	if err == nil && f.count == formParts {
-		return nil, invalid("A form has at most %d fields", formParts)
+	if err == nil && f.count == f.most {
+		return nil, invalid("A form has at most %d fields", f.most)
 	}
 	f.count++
 	return part, err

@@ -82,6 +82,8 @@ type Config struct {
 	// size, and one under 48 MiB some values that are sent without their length.
 	BodyBytes int64
 
+	Workers *Workers // nil: there is nothing at the paths of Workers
+
 	Namespaces int    // most namespaces of an account; 0: no limit
 	Version    string // of the binary
 }
@@ -102,6 +104,7 @@ type Server struct {
 	ready      func() error
 	dropped    func()
 	door       *door
+	workers    *workers // nil: none
 	namespaces int
 	endpoints  endpoints
 	unrouted   operation
@@ -140,6 +143,7 @@ func New(cfg Config) *Server {
 		ready:      cfg.Ready,
 		dropped:    cfg.Dropped,
 		door:       &door{size: cfg.BodyBytes},
+		workers:    newWorkers(cfg.Workers),
 		namespaces: cfg.Namespaces,
 		endpoints:  newEndpoints(),
 	}
@@ -206,6 +210,9 @@ func (s *Server) serve(ctx context.Context, c *call) error {
 	}
 	if s.catalog == nil && c.route.kind.ofCatalog() {
 		return s.passOn(ctx, c)
+	}
+	if s.workers == nil && c.route.kind.ofWorkers() {
+		return noRoute(path)
 	}
 	op := s.endpoints[c.route.kind].operation(c.r.Method)
 	if op == nil {

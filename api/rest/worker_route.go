@@ -1,8 +1,11 @@
 package rest
 
 import (
+	"context"
 	"net/url"
 	"strings"
+
+	"github.com/nearkey/nearkey/catalog"
 )
 
 // scriptRoutes are what follows scripts/{name}/ in a path, where nothing follows that.
@@ -136,6 +139,99 @@ func (k routeKind) ofWorkers() bool { return k >= routeZones && k < routeKinds }
 // addWorkers adds the operations on Workers. Those on tails are in worker_tails.go,
 // those on runs of crons in worker_cron.go.
 func (e *endpoints) addWorkers() {
+	e[routeScripts] = endpoint{get: reads("list scripts", (*Server).listScripts)}
+	e[routeScript] = endpoint{
+		get: reads("get script", (*Server).getScript),
+		put: writes("put script", (*Server).putScript),
+		del: writes("delete script", (*Server).deleteScript),
+	}
+	e[routeScriptContent] = endpoint{put: writes("put script content", (*Server).putContent), get: reads("get script content", (*Server).getContent)}
+	e[routeScriptContentV2] = endpoint{get: reads("get script content", (*Server).getContent)}
+	e[routeScriptSettings] = endpoint{
+		get:   reads("get settings", (*Server).getSettings),
+		patch: writes("patch settings", (*Server).patchSettings),
+	}
+	e[routeScriptOnlySettings] = endpoint{
+		get:   reads("get script settings", (*Server).getOnlySettings),
+		patch: writes("patch script settings", (*Server).patchOnlySettings),
+	}
+	e[routeScriptVersions] = endpoint{
+		get:  reads("list versions", (*Server).listVersions),
+		post: writes("post version", (*Server).postVersion),
+	}
+	e[routeScriptVersion] = endpoint{get: reads("get version", (*Server).getVersion)}
+	e[routeScriptDeployments] = endpoint{
+		get:  reads("list deployments", (*Server).listDeployments),
+		post: writes("post deployment", (*Server).postDeployment),
+	}
+	e[routeScriptDeployment] = endpoint{get: reads("get deployment", (*Server).getDeployment)}
+	e[routeScriptSecrets] = endpoint{
+		get: reads("list secrets", (*Server).listSecrets),
+		put: writes("put secret", (*Server).putSecret),
+	}
+	e[routeScriptSecret] = endpoint{
+		get: reads("get secret", (*Server).getSecret),
+		del: writes("delete secret", (*Server).deleteSecret),
+	}
+	e[routeScriptSecretsBulk] = endpoint{patch: writes("patch secrets", (*Server).patchSecrets)}
+	e[routeScriptReferences] = endpoint{get: reads("get references", (*Server).getReferences)}
+	e[routeScriptAssets] = endpoint{post: writes("upload assets", (*Server).refuseAssets)}
+	e[routeWorkerService] = endpoint{
+		get: reads("get service", (*Server).getService),
+		del: writes("delete service", (*Server).deleteService),
+	}
+	e[routeWorkerObject] = endpoint{get: reads("get worker", (*Server).getWorkerObject)}
+	e[routeWorkerLatest] = endpoint{patch: writes("patch latest version", (*Server).patchLatest)}
+	e.addTriggers()
+}
+
+// addTriggers adds the operations on what leads to Workers.
+func (e *endpoints) addTriggers() {
+	e[routeScriptSubdomain] = endpoint{
+		get:  reads("get script subdomain", (*Server).getScriptSubdomain),
+		post: writes("set script subdomain", (*Server).postScriptSubdomain),
+		del:  writes("unset script subdomain", (*Server).deleteScriptSubdomain),
+	}
+	e[routeScriptRoutes] = endpoint{put: writes("put routes", (*Server).putScriptRoutes)}
+	e[routeScriptDomainRecords] = endpoint{put: writes("put domains", (*Server).putScriptDomains)}
+	e[routeScriptDomainChanges] = endpoint{post: reads("compare domains", (*Server).postDomainChanges)}
+	e[routeScriptSchedules] = endpoint{
+		get: reads("list schedules", (*Server).getSchedules),
+		put: writes("put schedules", (*Server).putSchedules),
+	}
+	e[routeWorkersSubdomain] = endpoint{
+		get: reads("get subdomain", (*Server).getSubdomain),
+		put: writes("put subdomain", (*Server).putSubdomain),
+	}
+	e[routeWorkersSubdomainName] = endpoint{get: reads("find subdomain", (*Server).findSubdomain)}
+	e[routeWorkersDomains] = endpoint{get: reads("list domains", (*Server).listDomains)}
+	e[routeWorkersDomain] = endpoint{
+		get: reads("get domain", (*Server).getDomain),
+		del: writes("delete domain", (*Server).deleteDomain),
+	}
+	e[routeWorkersObjects] = endpoint{get: reads("list objects", (*Server).listNothing)}
+	e[routeWorkersConsumers] = endpoint{get: reads("list consumers", (*Server).listNothing)}
+	// A zone's account is not in the path: these check the right themselves.
+	zone := func(name string, serve func(*Server, context.Context, *call) error) *operation {
+		return &operation{name: name, access: accessAny, serve: serve}
+	}
+	e[routeZones] = endpoint{get: zone("list zones", (*Server).listZones), post: zone("create zone", (*Server).createZone)}
+	e[routeZone] = endpoint{get: zone("get zone", (*Server).getZone), del: zone("delete zone", (*Server).deleteZone)}
+	e[routeZoneRoutes] = endpoint{get: zone("list routes", (*Server).listZoneRoutes), post: zone("create route", (*Server).createZoneRoute)}
+	e[routeZoneRoute] = endpoint{
+		get: zone("get route", (*Server).getZoneRoute),
+		put: zone("put route", (*Server).putZoneRoute),
+		del: zone("delete route", (*Server).deleteZoneRoute),
+	}
+}
+
+// reads and writes are operations on an account.
+func reads(name string, serve func(*Server, context.Context, *call) error) *operation {
+	return &operation{name, 0, accessAccount, catalog.Read, serve}
+}
+
+func writes(name string, serve func(*Server, context.Context, *call) error) *operation {
+	return &operation{name, 0, accessAccount, catalog.Write, serve}
 }
 
 // workerName is the name of the Worker in the path. A name that no Worker can have
