@@ -51,6 +51,8 @@ func (r *Runtime) Scheduled(ctx context.Context, name, cron string, at time.Time
 	}
 	defer p.leave()
 	s.requests.Add(1)
+	p.progress.Add(1) // what was used before is not this call's
+	defer p.progress.Add(1)
 	query := url.Values{"cron": {cron}, "at": {strconv.FormatInt(at.UnixMilli(), 10)}}
 	var outcome Outcome
 	if err := p.ask(ctx, "/?"+query.Encode(), &outcome); err != nil {

@@ -82,6 +82,7 @@ const cronScript = `export default {
 		case "spin": for (;;);
 		case "heap": { const a = []; for (;;) a.push(new Array(1000).fill(a.length)) }
 		case "hang": await scheduler.wait(60000);
+		case "work": { let n = 0; for (let i = 0; i < 3e7; i++) n = (n + i) % 7; return n }
 		}
 		ctx.waitUntil(scheduler.wait(20).then(() => fetch("http://x/" + encodeURIComponent(c.cron) + "/" + c.scheduledTime)));
 	} }`
@@ -143,6 +144,19 @@ func TestScheduled(t *testing.T) {
 	}
 	if _, ok := calls.Load("/sw"); !ok || w.status("sw").Starts != 1 {
 		t.Errorf("a service worker: %v, %+v", ok, w.status("sw"))
+	}
+}
+
+// Each call has all of its CPU time, although nothing else shows that the Worker
+// is alive.
+func TestScheduledCPU(t *testing.T) {
+	const limit = 400 * time.Millisecond
+	w := start(t, workerd.Options{CPU: limit})
+	w.deploy(worker("a", "1", cronScript))
+	for w.status("a").CPU < limit*3/2 {
+		if outcome, err := w.rt.Scheduled(t.Context(), "a", "work", time.Now()); err != nil || outcome.Outcome != "ok" {
+			t.Fatalf("%+v %v", outcome, err)
+		}
 	}
 }
 
