@@ -533,6 +533,76 @@ func TestEnd(t *testing.T) {
 	})
 }
 
+// discard is a client that takes everything.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header              { return d.header }
+func (d discard) Write(b []byte) (int, error)      { return len(b), nil }
+func (d discard) WriteHeader(int)                  {}
+func (d discard) SetWriteDeadline(time.Time) error { return nil }
+func (d discard) SetReadDeadline(time.Time) error  { return nil }
+
+// BenchmarkMatch is a hit without the HTTP around it.
+func BenchmarkMatch(b *testing.B) {
+	s := New(Config{Identify: func(string) (string, bool) { return "scope", true }})
+	read := func(text string) *http.Request {
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(text)))
+		if err != nil {
+			b.Fatal(err)
+		}
+		return r
+	}
+	s.serve(discard{http.Header{}}, read(request("PUT", "/", "", sized(strings.Repeat("x", 10_000), "ETag: \"1\"", "Vary: Accept", "Content-Type: text/html"))))
+	r, d := read(request("GET", "/", "", "")), discard{http.Header{}}
+	b.ReportAllocs()
+	for b.Loop() {
+		clear(d.header)
+		s.serve(d, r)
+	}
+	if s.Stats().Hits == 0 {
+		b.Error("no hits")
+	}
+}
+
+// BenchmarkSocket is a hit over a socket, with the client's share.
+func BenchmarkSocket(b *testing.B) {
+	s := New(Config{Identify: func(string) (string, bool) { return "scope", true }})
+	l, err := net.Listen("unix", filepath.Join(b.TempDir(), "s"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	var wait sync.WaitGroup
+	wait.Go(func() { _ = s.Serve(b.Context(), l) })
+	defer wait.Wait()
+	defer func() { _ = s.Close() }()
+	c, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	buf := make([]byte, 64<<10)
+	exchange := func(text []byte, most int) {
+		if _, err := c.Write(text); err != nil {
+			b.Fatal(err)
+		}
+		for n := 0; n < most; {
+			m, err := c.Read(buf)
+			if err != nil {
+				b.Fatal(err)
+			}
+			n += m
+		}
+	}
+	exchange([]byte(request("PUT", "/", "", sized(strings.Repeat("x", 1000)))), 1)
+	get := []byte(request("GET", "/", "", ""))
+	b.ReportAllocs()
+	for b.Loop() {
+		exchange(get, 1000)
+	}
+	if s.Stats().Hits == 0 {
+		b.Error("no hits")
+	}
+}
+
 // FuzzResponse: what is put in whatever pieces is refused or kept in the same way,
 // and what is kept comes back as it was.
 func FuzzResponse(f *testing.F) {
