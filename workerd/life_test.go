@@ -182,6 +182,25 @@ func TestLimits(t *testing.T) {
 	stop()
 }
 
+// A Worker may ask for less CPU than others have, not for more, and its start is
+// not counted.
+func TestOwnCPU(t *testing.T) {
+	w := start(t, workerd.Options{CPU: 1500 * time.Millisecond})
+	for name, asked := range map[string]time.Duration{"less": time.Millisecond, "more": time.Hour} {
+		v := worker(name, "1", `let n = 0; for (let i = 0; i < 3e7; i++) n = (n + i) % 7;
+			export default {fetch(r) { if (r.url.endsWith("/loop")) for (;;); return new Response("ok") }}`)
+		v.CPU = asked
+		_ = w.rt.Load(v)
+		w.want(name, "/", 200, "ok")
+		before := w.status(name)
+		w.want(name, "/loop", 503, "error code: 1102\n")
+		until(t, "its CPU counts", func() bool { return w.status(name).CPU > before.CPU })
+		if s := w.status(name); s.Crashes != 1 || name == "less" && s.CPU-before.CPU > 1200*time.Millisecond {
+			t.Errorf("%s: %+v before %+v", name, s, before)
+		}
+	}
+}
+
 // A Worker that crashes again and again is held back, and only it.
 func TestCrashesAreHeldBack(t *testing.T) {
 	w := start(t, workerd.Options{})

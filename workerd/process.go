@@ -291,6 +291,7 @@ func (p *process) spawn(command func() *exec.Cmd, said <-chan struct{}) error {
 		cmd, err := confine(command, p.dir, &p.rt.opts, &p.rt.shared)
 		if err == nil {
 			p.handle, p.pid = cmd.Process, cmd.Process.Pid
+			p.rt.peers.Store(p.pid, p.token)
 			limit(p.pid, p.rt.opts.MemoryBytes)
 		}
 		started <- err
@@ -319,6 +320,7 @@ func (p *process) ended(state *os.ProcessState) {
 	p.mu.Unlock()
 	p.clean()
 	r.tokens.Delete(p.token)
+	r.peers.CompareAndDelete(p.pid, p.token) // the id may be another's by now
 	r.mu.Lock()
 	delete(r.processes, p)
 	p.gone = true

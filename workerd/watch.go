@@ -8,6 +8,7 @@ import (
 const (
 	watchEvery = 250 * time.Millisecond
 	minWatch   = 10 * time.Millisecond
+	minCPU     = 200 * time.Millisecond // that a Worker can ask for: compilation and collection count as well
 )
 
 // A gauge is what the watch knows of a process.
@@ -36,6 +37,7 @@ func (r *Runtime) watch(ctx context.Context) {
 			g := gauges[p]
 			if g == nil {
 				g = &gauge{}
+				g.cpu, _, _ = usage(p.pid) // its start is no request's
 			}
 			seen[p] = g
 			if reason := p.over(g); reason != "" {
@@ -61,7 +63,7 @@ func (p *process) over(g *gauge) string {
 	}
 	allowed := p.rt.opts.CPU
 	if p.worker.CPU > 0 {
-		allowed = p.worker.CPU
+		allowed = min(allowed, max(p.worker.CPU, minCPU))
 	}
 	switch {
 	case cpu-g.cpu > allowed:

@@ -141,7 +141,7 @@ type Worker struct {
 	CompatibilityDate string
 	Flags             []string
 	Bindings          []Binding
-	CPU               time.Duration // 0: Options.CPU
+	CPU               time.Duration // less than Options.CPU; 0: that
 }
 
 // Errors of a Worker that cannot answer.
@@ -166,6 +166,7 @@ type Runtime struct {
 	closing chan struct{}  // closed when Run ends
 
 	tokens  sync.Map    // token: *process, from its start to its end
+	peers   sync.Map    // process id: token, for as long
 	buffers sync.Pool   // of *[copyBuffer]byte
 	shared  atomic.Bool // namespaces are refused here: Workers share ours
 
