@@ -29,7 +29,7 @@ func (f *fleet) processes() []*nearkey { return []*nearkey{f.centre, f.region, f
 func (f *fleet) kill() {
 	for _, n := range f.processes() {
 		if n != nil {
-			n.kill()
+			n.Kill()
 		}
 	}
 }
@@ -142,7 +142,7 @@ func (b *bench) startProcess(ctx context.Context, name string, pinned bool, args
 		return nil, err
 	}
 	if err := s.await(func() (string, error) { return readLine(name + ".address") }, "/readyz"); err != nil {
-		s.kill()
+		s.Kill()
 		return nil, err
 	}
 	return &nearkey{server: s}, nil

@@ -36,7 +36,7 @@ func (b *bench) gets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { n.kill() }()
+	defer func() { n.Kill() }()
 	path, err := n.namespace("get")
 	if err != nil {
 		return err
@@ -74,7 +74,7 @@ func (b *bench) gets(ctx context.Context) error {
 			return err
 		}
 		err = b.getRound(ctx, n, web, path, keys, &hotNginx, &coldNginx)
-		web.kill()
+		web.Kill()
 		if err != nil {
 			return err
 		}

@@ -44,7 +44,7 @@ func (b *bench) startPair(ctx context.Context, name string) (*pair, error) {
 		unpin()
 		return nil, err
 	}
-	p.release = func() { p.ours.kill(); unpin() }
+	p.release = func() { p.ours.Kill(); unpin() }
 	path, err := p.prepare(ctx, keys)
 	if err != nil {
 		p.release()
@@ -65,7 +65,7 @@ func (b *bench) startPair(ctx context.Context, name string) (*pair, error) {
 		p.release()
 		return nil, err
 	}
-	p.release = func() { p.nginx.kill(); p.ours.kill(); unpin() }
+	p.release = func() { p.nginx.Kill(); p.ours.Kill(); unpin() }
 	return p, nil
 }
 

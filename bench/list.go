@@ -30,7 +30,7 @@ func (b *bench) lists(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer n.kill()
+	defer n.Kill()
 	namespaces := []*sized{{name: "10 k", size: 10_000}, {name: "100 k", size: 100_000}, {name: "1 M", size: 1_000_000}}
 	for i, ns := range namespaces {
 		ns.keys = keyspace{seed: uint64(100 + i), dirs: keyDirs}

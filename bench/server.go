@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/process"
 )
 
 const (
@@ -22,11 +24,11 @@ const (
 
 // server is a process that serves HTTP on loopback.
 type server struct {
+	*process.Program
+	path string
 	addr string
 	log  string // the file of what it prints
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has ended
-	pids []int         // it and its workers
+	pids []int  // it and its workers
 }
 
 // start runs a program until stop or kill is called. With pinned it gets the
@@ -43,39 +45,22 @@ func start(ctx context.Context, log string, pinned bool, program string, args ..
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if pinned {
 		cmd.Env = append(os.Environ(), "GOMAXPROCS=1") // idle Ps would spin, and count
 	}
-	if err := cmd.Start(); err != nil {
+	running, err := process.Start(cmd)
+	if err != nil {
 		return nil, err
 	}
-	s := &server{log: log, cmd: cmd, done: make(chan struct{}), pids: []int{cmd.Process.Pid}}
-	go func() {
-		_ = cmd.Wait() // how it ended is in its log
-		close(s.done)
-	}()
-	return s, nil
+	return &server{Program: running, path: cmd.Path, log: log, pids: []int{running.Pid()}}, nil
 }
 
 // stop ends the server in order, and returns when it is gone.
 func (s *server) stop() error {
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return s.failed("it ended before it was told to")
+	if err := s.End(syscall.SIGTERM, stopTimeout); err != nil {
+		return s.failed(err.Error())
 	}
-	select {
-	case <-s.done:
-		return nil
-	case <-time.After(stopTimeout):
-		s.kill()
-		return s.failed("it did not end when told to")
-	}
-}
-
-// kill ends the server at once; of one that has ended it is a no-op.
-func (s *server) kill() {
-	_ = s.cmd.Process.Kill()
-	<-s.done
+	return nil
 }
 
 // failed is an error with the end of what the server printed.
@@ -84,14 +69,14 @@ func (s *server) failed(what string) error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%s: %s; it said:\n%s", s.cmd.Path, what, text[max(0, len(text)-2000):])
+	return fmt.Errorf("%s: %s; it said:\n%s", s.path, what, text[max(0, len(text)-2000):])
 }
 
 // await tries until a request is answered with 200.
 func (s *server) await(addr func() (string, error), path string) error {
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
 		select {
-		case <-s.done:
+		case <-s.Done():
 			return s.failed("it ended at start")
 		case <-time.After(2 * time.Millisecond):
 		}
@@ -147,7 +132,7 @@ func (b *bench) startNearkey(ctx context.Context, data string, pinned bool) (*ne
 	}
 	n := &nearkey{server: s, data: data}
 	if err := s.await(func() (string, error) { return readLine(addrFile) }, "/readyz"); err != nil {
-		s.kill()
+		s.Kill()
 		return nil, err
 	}
 	n.opened = time.Since(began)
@@ -155,7 +140,7 @@ func (b *bench) startNearkey(ctx context.Context, data string, pinned bool) (*ne
 	n.account, errAccount = readLine(filepath.Join(data, "account-id"))
 	n.token, errToken = readLine(filepath.Join(data, "api-token"))
 	if err := errors.Join(errAccount, errToken); err != nil {
-		s.kill()
+		s.Kill()
 		return nil, err
 	}
 	return n, nil
@@ -243,12 +228,12 @@ func (b *bench) startNginx(ctx context.Context, root, prefix, headers string, pi
 		return nil, err
 	}
 	if err := s.await(func() (string, error) { return addr, nil }, "/ready"); err != nil {
-		s.kill()
+		s.Kill()
 		return nil, err
 	}
 	workers, err := childrenOf(s.pids[0])
 	if err != nil || len(workers) == 0 {
-		s.kill()
+		s.Kill()
 		return nil, fmt.Errorf("nginx has no workers (%v)", err)
 	}
 	s.pids = append(s.pids, workers...)

@@ -23,7 +23,7 @@ func (b *bench) sizes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer func() { n.kill() }()
+	defer func() { n.Kill() }()
 	keys := keyspace{seed: 7, dirs: keyDirs, binary: true}
 	path, err := n.namespace("size")
 	if err != nil {
@@ -108,7 +108,7 @@ func (b *bench) reopen(ctx context.Context, n *nearkey, path string, keys keyspa
 			if _, err := drive(ctx, n.server, manyClients, b.slice/4, n.putKeys(path)); err != nil {
 				return n, err
 			}
-			n.kill()
+			n.Kill()
 		}
 		next, err := b.startNearkey(ctx, n.data, false)
 		if err != nil {

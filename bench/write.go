@@ -45,7 +45,7 @@ func (b *bench) puts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer n.kill()
+	defer n.Kill()
 	path, err := n.namespace("put")
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@
 package process
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -40,13 +39,10 @@ func Build(ctx context.Context, dir string) (string, error) {
 
 // Server is a running nearkey and the credentials of its root.
 type Server struct {
+	*Program
 	URL       string // http://host:port
 	AccountID string
 	Token     string
-
-	cmd  *exec.Cmd
-	out  *bytes.Buffer // what it prints; complete when done is closed
-	done chan struct{} // closed when the process has ended
 }
 
 // Serve starts `nearkey serve` on a data directory and a port that it chooses,
@@ -56,21 +52,16 @@ func Serve(ctx context.Context, binary, data string, args ...string) (*Server, e
 	if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	s := &Server{out: &bytes.Buffer{}, done: make(chan struct{})}
-	s.cmd = exec.CommandContext(ctx, binary, append([]string{"serve", "--data", data, "--listen", "127.0.0.1:0"}, args...)...)
-	s.cmd.Stdout, s.cmd.Stderr = s.out, s.out
-	s.cmd.Env = withoutSettings(os.Environ())
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", binary, err)
+	cmd := exec.CommandContext(ctx, binary, append([]string{"serve", "--data", data, "--listen", "127.0.0.1:0"}, args...)...)
+	cmd.Env = Environ()
+	program, err := Start(cmd)
+	if err != nil {
+		return nil, err
 	}
-	go func() {
-		_ = s.cmd.Wait() // how it ended is in what it printed
-		close(s.done)
-	}()
+	s := &Server{Program: program}
 	if err := s.awaitReady(ctx, address); err != nil {
 		s.Kill()
-		return nil, fmt.Errorf("start nearkey: %w; it said:\n%s", err, s.out)
+		return nil, fmt.Errorf("start nearkey: %w; it said:\n%s", err, s.Output())
 	}
 	for file, to := range map[string]*string{"api-token": &s.Token, "account-id": &s.AccountID} {
 		text, err := os.ReadFile(filepath.Join(data, file))
@@ -83,14 +74,14 @@ func Serve(ctx context.Context, binary, data string, args ...string) (*Server, e
 	return s, nil
 }
 
-// withoutSettings is an environment in which no variable changes a server.
-func withoutSettings(env []string) (clean []string) {
-	for _, v := range env {
+// Environ is the environment without the variables that change what nearkey does.
+func Environ() (env []string) {
+	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "NEARKEY_") && !strings.HasPrefix(v, "CLOUDFLARE_") {
-			clean = append(clean, v)
+			env = append(env, v)
 		}
 	}
-	return clean
+	return env
 }
 
 func (s *Server) awaitReady(ctx context.Context, address string) error {
@@ -103,7 +94,7 @@ func (s *Server) awaitReady(ctx context.Context, address string) error {
 			return nil
 		}
 		select {
-		case <-s.done:
+		case <-s.Done():
 			return errors.New("it ended at once")
 		case <-ctx.Done():
 			return fmt.Errorf("it is not ready: %w", ctx.Err())
@@ -126,34 +117,10 @@ func (s *Server) ready(ctx context.Context, at string) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// Kill ends the process as a power switch does, and returns when it is gone.
-func (s *Server) Kill() {
-	_ = s.cmd.Process.Kill() // it may have ended already
-	<-s.done
-}
-
 // Stop tells the process to end, and returns when it is gone.
 func (s *Server) Stop() error {
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return fmt.Errorf("stop nearkey: %w", err)
-	}
-	select {
-	case <-s.done:
-	case <-time.After(stopTimeout):
-		s.Kill()
-		return fmt.Errorf("nearkey did not stop in %s", stopTimeout)
-	}
-	if code := s.cmd.ProcessState.ExitCode(); code != 0 {
-		return fmt.Errorf("nearkey stopped with exit code %d; it said:\n%s", code, s.out)
+	if err := s.End(syscall.SIGTERM, stopTimeout); err != nil {
+		return fmt.Errorf("stop nearkey: %w; it said:\n%s", err, s.Output())
 	}
 	return nil
-}
-
-// Pid is the process's id.
-func (s *Server) Pid() int { return s.cmd.Process.Pid }
-
-// Output is what the process printed; call it only after it has ended.
-func (s *Server) Output() string {
-	<-s.done
-	return s.out.String()
 }

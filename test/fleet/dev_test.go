@@ -14,12 +14,15 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/nearkeytest"
+	"github.com/nearkey/nearkey/internal/process"
 )
 
 // devFleet is the fleet of a 'nearkey dev'.
 type devFleet struct {
 	*fleet
-	*program
+	*process.Program
 	data string
 }
 
@@ -27,17 +30,17 @@ type devFleet struct {
 func startDev(t *testing.T, edges, regions int, args ...string) *devFleet {
 	t.Helper()
 	f := &devFleet{fleet: &fleet{}, data: t.TempDir()}
-	f.program = start(t, nil, append([]string{"dev", "--data", f.data, "--listen", "127.0.0.1:0",
+	f.Program = start(t, nil, append([]string{"dev", "--data", f.data, "--listen", "127.0.0.1:0",
 		"--edges", strconv.Itoa(edges), "--regions", strconv.Itoa(regions)}, args...)...)
 	t.Cleanup(func() { f.logs(t) })
-	eventually(t, "the fleet is ready", func() error {
+	nearkeytest.Eventually(t, "the fleet is ready", func() error {
 		select {
-		case <-f.done:
-			t.Fatalf("the fleet ended: %s", f.out)
+		case <-f.Done():
+			t.Fatalf("the fleet ended: %s", f.Output())
 		default:
 		}
-		if !strings.Contains(f.out.String(), "nearkey dev: ready") {
-			return errors.New(f.out.String())
+		if !strings.Contains(f.Output(), "nearkey dev: ready") {
+			return errors.New(f.Output())
 		}
 		return nil
 	})
@@ -89,7 +92,7 @@ func (f *devFleet) signalTo(t *testing.T, name string, s syscall.Signal) {
 		t.Fatalf("send %s to %s: %v", s, name, err)
 	}
 	if s == syscall.SIGSTOP { // each thread stops when it is next looked at
-		eventually(t, name+" has stopped", func() error { return allStopped(pid) })
+		nearkeytest.Eventually(t, name+" has stopped", func() error { return allStopped(pid) })
 	}
 }
 
@@ -130,7 +133,7 @@ func (f *devFleet) pids(t *testing.T) map[string]int {
 // gone waits until none of the processes runs.
 func gone(t *testing.T, pids map[string]int) {
 	t.Helper()
-	eventually(t, "all processes are gone", func() error {
+	nearkeytest.Eventually(t, "all processes are gone", func() error {
 		for name, pid := range pids {
 			if alive(pid) {
 				return fmt.Errorf("%s, process %d, still runs", name, pid)
@@ -177,11 +180,11 @@ func everyEdge(t *testing.T, f *devFleet, s space) {
 		writer.put(t, s, key, value)
 		began := time.Now()
 		for _, reader := range f.edges {
-			eventually(t, "what "+writer.name+" has written", func() error { return reader.reads(s, key, value) })
+			nearkeytest.Eventually(t, "what "+writer.name+" has written", func() error { return reader.reads(s, key, value) })
 		}
 		writer.put(t, s, key, "2 "+value)
 		for _, reader := range f.edges {
-			eventually(t, "what "+writer.name+" has overwritten", func() error { return reader.reads(s, key, "2 "+value) })
+			nearkeytest.Eventually(t, "what "+writer.name+" has overwritten", func() error { return reader.reads(s, key, "2 "+value) })
 		}
 		t.Logf("%s: both writes were seen everywhere after %s", writer.name, time.Since(began).Round(time.Millisecond))
 	}
@@ -202,7 +205,7 @@ func ownWrites(t *testing.T, f *devFleet, s space) {
 func staleWrites(t *testing.T, f *devFleet, s space) {
 	const key = "control"
 	f.edges[0].put(t, s, key, "old")
-	eventually(t, "the key behind region 2", func() error { return f.edges[1].reads(s, key, "old") })
+	nearkeytest.Eventually(t, "the key behind region 2", func() error { return f.edges[1].reads(s, key, "old") })
 	f.edges[1].warm(t, s, key, "old")
 	f.signalTo(t, "region-2", syscall.SIGSTOP)
 	defer f.signalTo(t, "region-2", syscall.SIGCONT)
@@ -239,7 +242,7 @@ func notThere(t *testing.T, f *devFleet, s space) {
 	}
 	began := time.Now()
 	for _, e := range f.edges {
-		eventually(t, "the key that was not there", func() error { return e.reads(s, "not there", "now it is") })
+		nearkeytest.Eventually(t, "the key that was not there", func() error { return e.reads(s, "not there", "now it is") })
 	}
 	t.Logf("seen everywhere after %s", time.Since(began).Round(time.Millisecond))
 }
@@ -264,7 +267,7 @@ func tokens(t *testing.T, f *devFleet, s space) {
 			t.Errorf("%s: a token that was never made: %v, %v", e.name, a, err)
 		}
 		for range 3 { // the hot path, too
-			eventually(t, "the token at "+e.name, func() error { return statusOf(e, secret, "GET", path, http.StatusOK) })
+			nearkeytest.Eventually(t, "the token at "+e.name, func() error { return statusOf(e, secret, "GET", path, http.StatusOK) })
 		}
 		if err := statusOf(e, secret, "PUT", path, http.StatusForbidden); err != nil {
 			t.Errorf("a write by a token that may read: %v", err)
@@ -273,7 +276,7 @@ func tokens(t *testing.T, f *devFleet, s space) {
 	f.edges[1].must(t, "DELETE", f.path()+"/tokens/"+id, nil, nil)
 	began := time.Now()
 	for _, e := range f.edges {
-		eventually(t, "the revoked token at "+e.name, func() error { return statusOf(e, secret, "GET", path, http.StatusForbidden) })
+		nearkeytest.Eventually(t, "the revoked token at "+e.name, func() error { return statusOf(e, secret, "GET", path, http.StatusForbidden) })
 	}
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("a revoked token was accepted for %s", took)
@@ -292,14 +295,14 @@ func namespaces(t *testing.T, f *devFleet, _ space) {
 	s := f.edges[2].createSpace(t, "second")
 	for i, e := range f.edges {
 		key := "of " + e.name
-		eventually(t, "the namespace at "+e.name, func() error {
+		nearkeytest.Eventually(t, "the namespace at "+e.name, func() error {
 			return statusOf(e, e.token, "PUT", f.valuePath(s, key), http.StatusOK)
 		})
-		eventually(t, "the key of "+e.name, func() error { return f.edges[(i+1)%3].reads(s, key, "") })
+		nearkeytest.Eventually(t, "the key of "+e.name, func() error { return f.edges[(i+1)%3].reads(s, key, "") })
 	}
 	f.edges[0].must(t, "DELETE", f.spacePath(s), nil, nil)
 	for _, e := range f.edges {
-		eventually(t, "the deleted namespace at "+e.name, func() error { return e.misses(s, "of edge-1") })
+		nearkeytest.Eventually(t, "the deleted namespace at "+e.name, func() error { return e.misses(s, "of edge-1") })
 	}
 }
 
@@ -307,7 +310,7 @@ func namespaces(t *testing.T, f *devFleet, _ space) {
 func copies(t *testing.T, f *devFleet, s space) {
 	f.edges[0].put(t, s, "copied", "value")
 	for _, e := range f.edges {
-		eventually(t, e.name+" knows the key", func() error { return e.reads(s, "copied", "value") })
+		nearkeytest.Eventually(t, e.name+" knows the key", func() error { return e.reads(s, "copied", "value") })
 		e.warm(t, s, "copied", "value")
 		hot, err := e.get(s, "copied")
 		if err != nil {
@@ -347,7 +350,7 @@ func commandLine(t *testing.T, f *devFleet, _ space) {
 func regionalHangs(t *testing.T, f *devFleet, s space) {
 	behind, others := f.edges[1], []*edge{f.edges[0], f.edges[2]}
 	f.edges[0].put(t, s, "before", "1")
-	eventually(t, "the key behind region 2", func() error { return behind.reads(s, "before", "1") })
+	nearkeytest.Eventually(t, "the key behind region 2", func() error { return behind.reads(s, "before", "1") })
 	behind.warm(t, s, "before", "1")
 	f.signalTo(t, "region-2", syscall.SIGSTOP)
 	stopped := true
@@ -358,7 +361,7 @@ func regionalHangs(t *testing.T, f *devFleet, s space) {
 	}()
 	f.edges[0].put(t, s, "before", "2")
 	for _, e := range others {
-		eventually(t, "a write while region 2 hangs", func() error { return e.reads(s, "before", "2") })
+		nearkeytest.Eventually(t, "a write while region 2 hangs", func() error { return e.reads(s, "before", "2") })
 	}
 	if a, err := behind.get(s, "before"); err != nil || a.status != http.StatusOK || a.cache() != "HIT" && a.cache() != "STALE" {
 		t.Errorf("%s: a hot copy behind a regional tier that hangs: %v, %v", behind.name, a, err)
@@ -372,13 +375,13 @@ func regionalHangs(t *testing.T, f *devFleet, s space) {
 	} else if err := behind.reads(s, "meanwhile", ""); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "what was written while region 2 hung", func() error { return behind.reads(s, "before", "2") })
+	nearkeytest.Eventually(t, "what was written while region 2 hung", func() error { return behind.reads(s, "before", "2") })
 }
 
 // restarted waits until a process that was killed runs again.
 func (f *devFleet) restarted(t *testing.T, name string, old int) {
 	t.Helper()
-	eventually(t, name+" runs again", func() error {
+	nearkeytest.Eventually(t, name+" runs again", func() error {
 		if pid := f.pid(t, name); pid == old || !alive(pid) {
 			return fmt.Errorf("process %d", pid)
 		}
@@ -389,7 +392,7 @@ func (f *devFleet) restarted(t *testing.T, name string, old int) {
 func centreKilled(t *testing.T, f *devFleet, s space) {
 	f.edges[0].put(t, s, "hot", "value")
 	for _, e := range f.edges {
-		eventually(t, e.name+" knows the key", func() error { return e.reads(s, "hot", "value") })
+		nearkeytest.Eventually(t, e.name+" knows the key", func() error { return e.reads(s, "hot", "value") })
 		e.warm(t, s, "hot", "value")
 	}
 	old := f.pid(t, "central")
@@ -414,15 +417,15 @@ func centreKilled(t *testing.T, f *devFleet, s space) {
 func recovers(t *testing.T, f *fleet, s space, when string) {
 	t.Helper()
 	for i, e := range f.edges {
-		eventually(t, "a write "+when, func() error { return statusOf(e, e.token, "PUT", f.valuePath(s, when+strconv.Itoa(i)), http.StatusOK) })
+		nearkeytest.Eventually(t, "a write "+when, func() error { return statusOf(e, e.token, "PUT", f.valuePath(s, when+strconv.Itoa(i)), http.StatusOK) })
 	}
 	for i := range f.edges {
 		for _, e := range f.edges {
-			eventually(t, "a read "+when, func() error { return e.reads(s, when+strconv.Itoa(i), "") })
+			nearkeytest.Eventually(t, "a read "+when, func() error { return e.reads(s, when+strconv.Itoa(i), "") })
 		}
 	}
 	for _, e := range f.edges {
-		eventually(t, e.name+" is ready "+when, e.ready)
+		nearkeytest.Eventually(t, e.name+" is ready "+when, e.ready)
 	}
 }
 
@@ -431,7 +434,7 @@ func edgeKilled(t *testing.T, f *devFleet, s space) {
 	f.signalTo(t, "edge-2", syscall.SIGKILL)
 	f.edges[0].put(t, s, "while edge 2 is dead", "1")
 	f.restarted(t, "edge-2", old)
-	eventually(t, "edge 2 is ready again", f.edges[1].ready)
+	nearkeytest.Eventually(t, "edge 2 is ready again", f.edges[1].ready)
 	if err := f.edges[1].reads(s, "while edge 2 is dead", "1"); err != nil {
 		t.Error(err)
 	}
@@ -461,9 +464,8 @@ func stops(t *testing.T, f *devFleet, _ space) {
 	if len(pids) != 6 {
 		t.Errorf("processes: %v", pids)
 	}
-	f.end(t, syscall.SIGINT)
-	if code := f.cmd.ProcessState.ExitCode(); code != 0 {
-		t.Errorf("exit code %d", code)
+	if err := f.End(syscall.SIGINT, nearkeytest.Patience); err != nil {
+		t.Error(err)
 	}
 	for name, pid := range pids {
 		if alive(pid) {
@@ -503,6 +505,6 @@ func TestShared(t *testing.T) {
 	t.Logf("a member that hung held a write up for %s", took.Round(time.Millisecond))
 	// Killed outright, the parent leaves nothing behind either.
 	pids := f.pids(t)
-	f.end(t, syscall.SIGKILL)
+	f.Kill()
 	gone(t, pids)
 }

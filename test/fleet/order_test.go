@@ -11,6 +11,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/nearkeytest"
+	"github.com/nearkey/nearkey/internal/process"
 )
 
 // lone is a fleet of one centre, one regional tier and one edge that the test
@@ -18,7 +21,7 @@ import (
 type lone struct {
 	*fleet
 	dir                     string
-	central, regional, edge *program
+	central, regional, edge *process.Program
 	wire, api, middle       string // addresses
 	health, public          string
 }
@@ -46,7 +49,7 @@ func newLone(t *testing.T) *lone {
 	return l
 }
 
-func (l *lone) serve(t *testing.T, role, listen string, args ...string) *program {
+func (l *lone) serve(t *testing.T, role, listen string, args ...string) *process.Program {
 	t.Helper()
 	return start(t, []string{"NEARKEY_PROFILE=open"}, append([]string{"serve", "--listen", listen, "--fleet-role", role, "--fleet-secret-file", filepath.Join(l.dir, "secret"),
 		"--fleet-max-age", stalenessOfLone.String()}, args...)...)
@@ -82,16 +85,16 @@ func TestOrder(t *testing.T) {
 			return err
 		}
 	}
-	eventually(t, "the edge says why it is not ready", saysWhy(e))
+	nearkeytest.Eventually(t, "the edge says why it is not ready", saysWhy(e))
 	if err := statusOf(e, strings.Repeat("0", 40), "GET", "/client/v4/accounts/"+strings.Repeat("0", 32)+"/storage/kv/namespaces/"+strings.Repeat("0", 32)+"/values/k", http.StatusServiceUnavailable); err != nil {
 		t.Error(err)
 	}
 	l.startRegional(t)
 	health := &edge{fleet: l.fleet, name: "regional tier", url: "http://" + l.health}
-	eventually(t, "the regional tier says why it is not ready", saysWhy(health))
+	nearkeytest.Eventually(t, "the regional tier says why it is not ready", saysWhy(health))
 	l.startCentral(t)
-	eventually(t, "the edge is ready by itself", e.ready)
-	eventually(t, "the regional tier is ready by itself", health.ready)
+	nearkeytest.Eventually(t, "the edge is ready by itself", e.ready)
+	nearkeytest.Eventually(t, "the regional tier is ready by itself", health.ready)
 	l.credentials(t, filepath.Join(l.dir, "data"))
 	s := e.createSpace(t, "first")
 	e.put(t, s, "hot", "1")
@@ -101,10 +104,9 @@ func TestOrder(t *testing.T) {
 	l.startCentral(t)
 	recovers(t, l.fleet, s, "after the centre came back")
 
-	for _, p := range []*program{l.edge, l.central, l.regional} {
-		p.end(t, syscall.SIGTERM)
-		if code := p.cmd.ProcessState.ExitCode(); code != 0 {
-			t.Errorf("exit code %d: %s", code, p.out)
+	for _, p := range []*process.Program{l.edge, l.central, l.regional} {
+		if err := p.End(syscall.SIGTERM, nearkeytest.Patience); err != nil {
+			t.Errorf("%v: %s", err, p.Output())
 		}
 	}
 	l.startRegional(t)
@@ -120,8 +122,8 @@ func TestOrder(t *testing.T) {
 // everything else is refused, not invented.
 func centreAway(t *testing.T, l *lone, s space) {
 	e := l.edges[0]
-	l.central.end(t, syscall.SIGKILL)
-	eventually(t, "a copy is served stale", func() error {
+	l.central.Kill()
+	nearkeytest.Eventually(t, "a copy is served stale", func() error {
 		a, err := e.get(s, "hot")
 		switch {
 		case err != nil:

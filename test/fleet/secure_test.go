@@ -16,6 +16,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/nearkeytest"
+	"github.com/nearkey/nearkey/internal/process"
 )
 
 // certificates makes a certificate authority and a certificate of this machine by
@@ -86,7 +89,7 @@ func TestSecure(t *testing.T) {
 	}
 	e.url = "https://" + public
 	e.http.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: false}
-	eventually(t, "the edge is ready", e.ready)
+	nearkeytest.Eventually(t, "the edge is ready", e.ready)
 	f.credentials(t, dir)
 	s := e.createSpace(t, "first")
 	e.put(t, s, "key", "value")
@@ -132,20 +135,20 @@ func certificatePair(t *testing.T, cert, key string) tls.Certificate {
 func TestSocket(t *testing.T) {
 	l := newLone(t)
 	socket := filepath.Join(l.dir, "wire.sock")
-	central := func() *program {
+	central := func() *process.Program {
 		return l.serve(t, "central", l.api, "--data", filepath.Join(l.dir, "data"), "--fleet-wire-listen", "unix://"+socket)
 	}
 	first := central()
 	l.serve(t, "edge", l.public, "--fleet-far", "unix://"+socket, "--fleet-api-far", "http://"+l.api)
 	e := l.edges[0]
-	eventually(t, "the edge is ready", e.ready)
+	nearkeytest.Eventually(t, "the edge is ready", e.ready)
 	l.credentials(t, filepath.Join(l.dir, "data"))
 	s := e.createSpace(t, "first")
 	e.put(t, s, "key", "1")
 	if info, err := os.Stat(socket); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the socket: %v, %v", info, err)
 	}
-	first.end(t, 9)
+	first.Kill()
 	central()
 	recovers(t, l.fleet, s, "after the centre was killed")
 	if err := e.reads(s, "key", "1"); err != nil {
@@ -159,7 +162,7 @@ func TestSocket(t *testing.T) {
 	address := freeAddress(t)
 	start(t, nil, "serve", "--listen", address, "--fleet-role", "edge", "--fleet-secret-file", secret, "--fleet-far", "unix://"+socket, "--fleet-api-far", "http://"+l.api)
 	stranger := &edge{fleet: l.fleet, name: "stranger", url: "http://" + address}
-	eventually(t, "the stranger answers", func() error { return statusOf(stranger, "", "GET", "/readyz", http.StatusServiceUnavailable) })
+	nearkeytest.Eventually(t, "the stranger answers", func() error { return statusOf(stranger, "", "GET", "/readyz", http.StatusServiceUnavailable) })
 	if err := statusOf(stranger, l.token, "GET", l.valuePath(s, "key"), http.StatusServiceUnavailable); err != nil {
 		t.Error(err)
 	}

@@ -18,101 +18,33 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
-	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/process"
 )
-
-// patience is how long whatever must happen in the end may take on a busy machine.
-const patience = 30 * time.Second
 
 // binary is the nearkey that is tested.
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(runTests(m)) }
-
-func runTests(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "nearkey-fleet-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if binary, err = process.Build(context.Background(), dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
-
-// eventually looks until check is nil.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s: %v", what, patience, err)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
-// output is what a process prints.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
-
-// program is a nearkey that runs.
-type program struct {
-	cmd  *exec.Cmd
-	out  *output
-	done chan struct{} // closed when it has ended
+func TestMain(m *testing.M) {
+	os.Exit(nearkeytest.Main(context.Background(), m, func(built string) { binary = built }))
 }
 
 // start runs nearkey. It does not outlive the test.
-func start(t *testing.T, environ []string, args ...string) *program {
+func start(t *testing.T, environ []string, args ...string) *process.Program {
 	t.Helper()
-	p := &program{cmd: exec.Command(binary, args...), out: &output{}, done: make(chan struct{})}
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "NEARKEY_") && !strings.HasPrefix(v, "CLOUDFLARE_") {
-			p.cmd.Env = append(p.cmd.Env, v)
-		}
-	}
-	p.cmd.Env = append(p.cmd.Env, environ...)
-	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
-	if err := p.cmd.Start(); err != nil {
+	cmd := exec.Command(binary, args...)
+	cmd.Env = append(process.Environ(), environ...)
+	p, err := process.Start(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		_ = p.cmd.Wait() // the state says how it ended
-		close(p.done)
-	}()
 	t.Cleanup(func() {
-		p.signal(t, syscall.SIGKILL)
-		<-p.done
-		sound(t, strings.Join(args, " "), p.out.String())
+		p.Kill()
+		sound(t, strings.Join(args, " "), p.Output())
 		if t.Failed() {
-			t.Logf("nearkey %s:\n%s", strings.Join(args, " "), p.out)
+			t.Logf("nearkey %s:\n%s", strings.Join(args, " "), p.Output())
 		}
 	})
 	return p
@@ -126,25 +58,6 @@ func sound(t *testing.T, what, text string) {
 			t.Errorf("%s: it says %q:\n%s", what, sign, text)
 			return
 		}
-	}
-}
-
-// signal sends a signal, if the process still runs.
-func (p *program) signal(t *testing.T, s syscall.Signal) {
-	t.Helper()
-	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		t.Errorf("send %s: %v", s, err)
-	}
-}
-
-// end sends a signal and waits for the end.
-func (p *program) end(t *testing.T, s syscall.Signal) {
-	t.Helper()
-	p.signal(t, s)
-	select {
-	case <-p.done:
-	case <-time.After(patience):
-		t.Fatalf("after %s: still running\n%s", s, p.out)
 	}
 }
 
@@ -164,7 +77,7 @@ type edge struct {
 
 func (f *fleet) add(name, address string) {
 	f.edges = append(f.edges, &edge{fleet: f, name: name, url: "http://" + address, http: http.Client{
-		Transport: &http.Transport{MaxIdleConnsPerHost: 16}, Timeout: patience,
+		Transport: &http.Transport{MaxIdleConnsPerHost: 16}, Timeout: nearkeytest.Patience,
 	}})
 }
 
@@ -295,7 +208,7 @@ func (e *edge) misses(s space, key string) error {
 // warm reads a value until the edge answers from near.
 func (e *edge) warm(t *testing.T, s space, key, want string) {
 	t.Helper()
-	eventually(t, e.name+" has "+key+" near", func() error {
+	nearkeytest.Eventually(t, e.name+" has "+key+" near", func() error {
 		a, err := e.get(s, key)
 		if err == nil && (a.cache() != "HIT" || string(a.body) != want) {
 			err = errors.New(a.String())

@@ -5,6 +5,7 @@
 package script_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,8 @@ import (
 	"time"
 
 	"github.com/nearkey/nearkey/client"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
+	"github.com/nearkey/nearkey/internal/process"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -32,26 +35,11 @@ const (
 	latency  = 60 * time.Millisecond // of the network that 'slow' makes
 )
 
+// TestMain puts the binary at the front of the path.
 func TestMain(m *testing.M) {
-	os.Exit(runTests(m))
-}
-
-// runTests builds the binary and puts it at the front of the path.
-func runTests(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "nearkey-script-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "nearkey"), "github.com/nearkey/nearkey/cmd/nearkey")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "build nearkey:", err)
-		return 1
-	}
-	os.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH"))
-	return m.Run()
+	os.Exit(nearkeytest.Main(context.Background(), m, func(binary string) {
+		os.Setenv("PATH", filepath.Dir(binary)+string(os.PathListSeparator)+os.Getenv("PATH"))
+	}))
 }
 
 func TestScenarios(t *testing.T) {
@@ -71,27 +59,21 @@ func TestScenarios(t *testing.T) {
 			"mode":      cmdMode,
 		},
 		Setup: func(env *testscript.Env) error {
-			env.Values[serversKey{}] = &servers{byName: map[string]*server{}}
+			env.Values[serversKey{}] = &servers{byName: map[string]*process.Program{}}
 			return nil
 		},
 	})
 }
 
-// server is a nearkey that runs in the background.
-type server struct {
-	cmd   *exec.Cmd
-	ended chan struct{}
-	err   error // after ended
-}
-
 type serversKey struct{}
 
+// servers are those that run in the background.
 type servers struct {
 	mu     sync.Mutex // guards byName
-	byName map[string]*server
+	byName map[string]*process.Program
 }
 
-func (s *servers) take(name string) *server {
+func (s *servers) take(name string) *process.Program {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	found := s.byName[name]
@@ -157,27 +139,23 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	if !strings.Contains(strings.Join(flags, " "), "--listen") {
 		flags = append(flags, "--listen", "127.0.0.1:0")
 	}
-	s := &server{cmd: exec.Command("nearkey", flags...), ended: make(chan struct{})}
-	s.cmd.Dir, s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = ts.MkAbs("."), environment(ts), log, log
-	ts.Check(s.cmd.Start())
-	go func() {
-		s.err = s.cmd.Wait()
-		close(s.ended)
-	}()
+	cmd := exec.Command("nearkey", flags...)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), environment(ts), log, log
+	s, err := process.Start(cmd)
+	ts.Check(err)
 	all := ts.Value(serversKey{}).(*servers)
 	all.mu.Lock()
 	all.byName[name] = s
 	all.mu.Unlock()
 	ts.Defer(func() {
 		if s := all.take(name); s != nil {
-			_ = s.cmd.Process.Kill()
-			<-s.ended
+			s.Kill()
 		}
 	})
 	until(ts, "the server to listen", func() bool {
 		select {
-		case <-s.ended:
-			ts.Fatalf("the server ended: %v\n%s", s.err, ts.ReadFile(name+".log"))
+		case <-s.Done():
+			ts.Fatalf("the server ended: %v\n%s", s.Err(), ts.ReadFile(name+".log"))
 		default:
 		}
 		_, err := os.Stat(address)
@@ -188,19 +166,13 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("ADDRESS", strings.TrimSpace(string(text)))
 }
 
-// end sends a signal to a server and waits for its end.
-func end(ts *testscript.TestScript, name string, signal os.Signal) error {
+// serverOf takes a server out of those that run.
+func serverOf(ts *testscript.TestScript, name string) *process.Program {
 	s := ts.Value(serversKey{}).(*servers).take(name)
 	if s == nil {
 		ts.Fatalf("there is no server %q", name)
 	}
-	ts.Check(s.cmd.Process.Signal(signal))
-	select {
-	case <-s.ended:
-	case <-time.After(patience):
-		ts.Fatalf("the server did not end")
-	}
-	return s.err
+	return s
 }
 
 // cmdStop ends a server with SIGTERM; it must end without an error.
@@ -208,7 +180,7 @@ func cmdStop(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: stop NAME")
 	}
-	if err := end(ts, args[0], syscall.SIGTERM); err != nil {
+	if err := serverOf(ts, args[0]).End(syscall.SIGTERM, patience); err != nil {
 		ts.Fatalf("the server ended with %v\n%s", err, ts.ReadFile(args[0]+".log"))
 	}
 }
@@ -218,7 +190,7 @@ func cmdCrash(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: crash NAME")
 	}
-	_ = end(ts, args[0], syscall.SIGKILL)
+	serverOf(ts, args[0]).Kill()
 }
 
 // cmdSlow puts a slow network before the server at $ADDRESS and sets SLOW to the
@@ -302,21 +274,19 @@ func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	journal := ts.MkAbs(args[0])
 	cmd := exec.Command(args[1], args[2:]...)
-	var output strings.Builder
-	cmd.Dir, cmd.Env, cmd.Stderr = ts.MkAbs("."), environment(ts), &output
-	ts.Check(cmd.Start())
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	cmd.Dir, cmd.Env = ts.MkAbs("."), environment(ts)
+	running, err := process.Start(cmd)
+	ts.Check(err)
+	ts.Defer(running.Kill)
 	until(ts, "some items to be done", func() bool {
 		select {
-		case err := <-ended:
-			ts.Fatalf("it ended before it was interrupted: %v\n%s", err, output.String())
+		case <-running.Done():
+			ts.Fatalf("it ended before it was interrupted: %v\n%s", running.Err(), running.Output())
 		default:
 		}
 		return someDone(journal)
 	})
-	ts.Check(cmd.Process.Kill())
-	<-ended
+	running.Kill()
 }
 
 // cmdEvaluate sets the variables that the last output of 'nearkey env --json' named.

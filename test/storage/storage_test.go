@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/nearkey/nearkey/api/admin"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/process"
 )
 
@@ -31,7 +32,7 @@ func (w *world) providerNamed(name string) admin.Provider {
 // repaired waits until nothing waits for repair and all providers are believed.
 func (w *world) repaired() {
 	w.t.Helper()
-	eventually(w.t, "everything is repaired", func() error {
+	nearkeytest.Eventually(w.t, "everything is repaired", func() error {
 		var r admin.Repair
 		w.read(&r, "repair", "status")
 		for _, p := range r.Providers {
@@ -70,7 +71,7 @@ func TestTwoProviders(t *testing.T) {
 		b.blobs.Kill()
 		want.write(s, 1)
 		want.check(s)
-		eventually(t, "the server knows that b is down", func() error {
+		nearkeytest.Eventually(t, "the server knows that b is down", func() error {
 			if p := w.providerNamed("b"); p.Up || p.Error == "" {
 				return fmt.Errorf("%+v", p)
 			}
@@ -127,7 +128,7 @@ func TestTwoProviders(t *testing.T) {
 		}
 		s.put("ack", "1")
 		b.clusters[0].Kill()
-		eventually(t, "a write that one cannot have fails", func() error { // what was connected may go on for a moment
+		nearkeytest.Eventually(t, "a write that one cannot have fails", func() error { // what was connected may go on for a moment
 			if status, answer, err := s.do("PUT", valuePath("ack"), "2"); err != nil || status < http.StatusInternalServerError {
 				return fmt.Errorf("%d %s %w", status, answer, err)
 			}
@@ -149,7 +150,7 @@ func TestTwoProviders(t *testing.T) {
 	})
 	t.Run("one has lost everything", func(t *testing.T) { // also the mark by which the gateway would know how far it went back
 		b.clusters[0].Exec("truncate kv_records")
-		eventually(t, "b is out of service", func() error {
+		nearkeytest.Eventually(t, "b is out of service", func() error {
 			if p := w.providerNamed("b"); p.State != "removed" {
 				return fmt.Errorf("b is %s", p.State)
 			}
@@ -193,7 +194,7 @@ func TestTwoProviders(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.must("shards", "spread", "first", "--buckets", "2", "--provider", "a", "--no-wait")
-		eventually(t, "the cluster has the new table", func() error {
+		nearkeytest.Eventually(t, "the cluster has the new table", func() error {
 			var tables []admin.Table
 			if w.read(&tables, "shards", "status"); tables[0].Moves[0].Phase != "cut over" {
 				return fmt.Errorf("%+v", tables[0].Moves)
@@ -209,7 +210,7 @@ func TestTwoProviders(t *testing.T) {
 		w.serve()
 		want.write(s, 5)
 		want.check(s)
-		eventually(t, "a is down", func() error {
+		nearkeytest.Eventually(t, "a is down", func() error {
 			if p := w.providerNamed("a"); p.Up {
 				return fmt.Errorf("%+v", p)
 			}

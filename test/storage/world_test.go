@@ -17,49 +17,18 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/pgtest"
 	"github.com/nearkey/nearkey/internal/process"
 	"github.com/nearkey/nearkey/internal/s3test"
 )
 
-// patience is how long whatever must happen in the end may take on a busy machine.
-const patience = time.Minute
-
 // binary is the nearkey that is tested.
 var binary string
 
-func TestMain(m *testing.M) { os.Exit(runTests(m)) }
-
-func runTests(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "nearkey-storage-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if binary, err = process.Build(context.Background(), dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return m.Run()
-}
-
-// eventually looks until check is nil.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s: %v", what, patience, err)
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+func TestMain(m *testing.M) {
+	os.Exit(nearkeytest.Main(context.Background(), m, func(built string) { binary = built }))
 }
 
 // provider is a provider of PostgreSQL servers, each a cluster, and perhaps a bucket.
@@ -173,7 +142,7 @@ func (w *world) nearkey(args ...string) (code int, stdout, stderr string) {
 func (w *world) nearkeyOf(data string, args ...string) (code int, stdout, stderr string) {
 	w.t.Helper()
 	var out, errs bytes.Buffer
-	ctx, cancel := context.WithTimeout(w.t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*nearkeytest.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -223,7 +192,7 @@ func (w *world) create(title string) space {
 // do makes a request about a namespace.
 func (s space) do(method, path, body string) (status int, answer string, err error) {
 	address := fmt.Sprintf("%s/client/v4/accounts/%s/storage/kv/namespaces/%s%s", s.w.server.URL, s.w.server.AccountID, s.id, path)
-	ctx, cancel := context.WithTimeout(s.w.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(s.w.t.Context(), nearkeytest.Patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, address, strings.NewReader(body))
 	if err != nil {
