@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/nearkey/nearkey/api/rest"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -197,7 +198,7 @@ func startNginx(t *testing.T, path string) *subject {
 		_ = cmd.Wait()
 	})
 	n := &subject{name: "nginx", url: "http://" + address + path}
-	eventually(t, "nginx serves", func() bool {
+	nearkeytest.Until(t, "nginx serves", func() bool {
 		answer, err := http.Get(n.url)
 		if err != nil {
 			return false

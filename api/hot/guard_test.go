@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -552,7 +553,7 @@ func TestNetworks(t *testing.T) {
 				t.Errorf("%d hits, %d handled, %d given, %d accepted, %d open", got.Hits, got.Handled, got.Given, got.Accepted, got.Open)
 			}
 			transport.CloseIdleConnections()
-			eventually(t, "closed", func() bool { return s.Stats().Open == 0 })
+			nearkeytest.Until(t, "closed", func() bool { return s.Stats().Open == 0 })
 			if err := s.Shutdown(t.Context()); err != nil {
 				t.Error(err)
 			}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -128,7 +129,7 @@ func TestDebug(t *testing.T) {
 			t.Errorf("got %q", body)
 		}
 		_ = c.Close()
-		eventually(t, "counted", func() bool { got := s.Stats(); return got.Hits == hits && got.Handled == 1-hits })
+		nearkeytest.Until(t, "counted", func() bool { got := s.Stats(); return got.Hits == hits && got.Handled == 1-hits })
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}

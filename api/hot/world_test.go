@@ -179,13 +179,3 @@ func serve(t testing.TB, s *Server, network, address string) net.Addr {
 	})
 	return l.Addr()
 }
-
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not come to pass: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 )
 
 // ClusterOptions say what a cluster promises.
@@ -23,7 +25,7 @@ type ClusterOptions struct {
 // that was acknowledged. Its methods end the test on a failure; one goroutine
 // calls them.
 type Cluster struct {
-	tb    TB
+	tb    nearkeytest.TB
 	async bool
 	nodes map[string]*Server
 
@@ -43,7 +45,7 @@ const settleTimeout = time.Minute // for replication to get somewhere
 
 // StartCluster starts a primary and two standbys that stream from it. All three
 // begin as copies of one empty cluster.
-func StartCluster(tb TB, opts ClusterOptions) *Cluster {
+func StartCluster(tb nearkeytest.TB, opts ClusterOptions) *Cluster {
 	tb.Helper()
 	c := &Cluster{tb: tb, async: opts.Async, nodes: map[string]*Server{}, knows: map[string]int{}, primary: "a"}
 	settings := append([]string{"wal_level=replica", "max_wal_senders=10", "wal_keep_size=1GB", "hot_standby=on",

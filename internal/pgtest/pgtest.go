@@ -27,14 +27,9 @@ import (
 	"sync"
 	"syscall"
 	"time"
-)
 
-// TB is the part of testing.TB that a server needs, so that programs can use it.
-type TB interface {
-	Helper()
-	Cleanup(func())
-	Fatalf(format string, args ...any)
-}
+	"github.com/nearkey/nearkey/internal/nearkeytest"
+)
 
 const (
 	startTimeout = time.Minute      // for a server to take connections
@@ -48,7 +43,7 @@ const (
 // Server is a PostgreSQL server. Its methods end the test on a failure. They may
 // be called at once.
 type Server struct {
-	tb       TB
+	tb       nearkeytest.TB
 	dir      string // holds data and log
 	port     int
 	settings []string // of the command line
@@ -60,7 +55,7 @@ type Server struct {
 }
 
 // Start starts an empty server. Settings are name=value, as in postgresql.conf.
-func Start(tb TB, settings ...string) *Server {
+func Start(tb nearkeytest.TB, settings ...string) *Server {
 	tb.Helper()
 	s, err := create("", settings)
 	if err == nil {
@@ -74,7 +69,7 @@ func Start(tb TB, settings ...string) *Server {
 }
 
 // adopt has the server removed when the test ends.
-func (s *Server) adopt(tb TB) {
+func (s *Server) adopt(tb nearkeytest.TB) {
 	s.tb = tb
 	tb.Cleanup(func() {
 		if err := s.remove(); err != nil {

@@ -23,14 +23,9 @@ import (
 	"sync"
 	"syscall"
 	"time"
-)
 
-// TB is the part of testing.TB that a server needs, so that programs can use it.
-type TB interface {
-	Helper()
-	Cleanup(func())
-	Fatalf(format string, args ...any)
-}
+	"github.com/nearkey/nearkey/internal/nearkeytest"
+)
 
 const (
 	binary       = ".cache/tools/versitygw-v1.8.0" // from the root of the repository; see Makefile
@@ -67,7 +62,7 @@ type Server struct {
 	AccessKeyID   string
 	SecretKeyFile string
 
-	tb     TB
+	tb     nearkeytest.TB
 	path   string // of the binary
 	dir    string // of the objects
 	config Config
@@ -79,13 +74,13 @@ type Server struct {
 }
 
 // Start starts a server.
-func Start(tb TB) *Server {
+func Start(tb nearkeytest.TB) *Server {
 	tb.Helper()
 	return StartConfig(tb, Config{})
 }
 
 // StartConfig starts a server that is told something.
-func StartConfig(tb TB, config Config) *Server {
+func StartConfig(tb nearkeytest.TB, config Config) *Server {
 	tb.Helper()
 	s := &Server{Region: "us-east-1", Bucket: "blobs", AccessKeyID: "nearkey-test", tb: tb, config: config}
 	if err := s.prepare(); err != nil {

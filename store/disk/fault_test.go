@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -204,7 +205,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	fill(t, hog, 12<<20)
 	refused := func() bool { return errors.Is(put(stored, 10), kv.ErrFull) }
-	eventually(t, "writes are refused", refused)
+	nearkeytest.Until(t, "writes are refused", refused)
 	if err := s.Ready(); !errors.Is(err, kv.ErrFull) || !strings.Contains(err.Error(), "bytes are free at") {
 		t.Errorf("ready: %v", err)
 	}
@@ -218,7 +219,7 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Remove(hog); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "writes are taken again", func() bool { return put(stored, 10) == nil })
+	nearkeytest.Until(t, "writes are taken again", func() bool { return put(stored, 10) == nil })
 	if err := s.Ready(); err != nil {
 		t.Errorf("ready after space returned: %v", err)
 	}
@@ -256,11 +257,11 @@ func TestDiskFilledByOthersUnderLoad(t *testing.T) {
 	for range 5 {
 		fill(t, hog, 0)
 		before := failures.Load()
-		eventually(t, "writes fail", func() bool { return failures.Load() > before })
+		nearkeytest.Until(t, "writes fail", func() bool { return failures.Load() > before })
 		if err := os.Remove(hog); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the store is ready again", func() bool { return s.Ready() == nil })
+		nearkeytest.Until(t, "the store is ready again", func() bool { return s.Ready() == nil })
 	}
 	close(stop)
 	acked := <-done
@@ -272,17 +273,5 @@ func TestDiskFilledByOthersUnderLoad(t *testing.T) {
 		if rec, err := s.Get(context.Background(), kv.Ref{Key: key}, 0); err != nil || rec.Version.Compare(v) < 0 {
 			t.Errorf("%q is %s, %s was acknowledged (%v)", key, rec.Version, v, err)
 		}
-	}
-}
-
-// eventually waits for a condition, for a long time if need be.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in 30 s: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond) // between two looks
 	}
 }

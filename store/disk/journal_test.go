@@ -17,6 +17,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -164,7 +165,7 @@ func TestJournalHungDisk(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- j.Apply(ctx, []JournalEntry{{"k", fmt.Append(nil, i)}}, true) }()
-		eventually(t, "the call is under way", func() bool { return len(j.store.writes) > i })
+		nearkeytest.Until(t, "the call is under way", func() bool { return len(j.store.writes) > i })
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("apply to a hung disk: %v", err)
@@ -172,7 +173,7 @@ func TestJournalHungDisk(t *testing.T) {
 	}
 	hung.Store(false)
 	close(release)
-	eventually(t, "no call is under way", func() bool { return len(j.store.writes) == 0 })
+	nearkeytest.Until(t, "no call is under way", func() bool { return len(j.store.writes) == 0 })
 	if got := entries(t, j); !slices.Equal(got, []string{"k=2"}) {
 		t.Errorf("the journal has %q", got)
 	}
@@ -186,7 +187,7 @@ func TestJournalFullDisk(t *testing.T) {
 		return j.Apply(context.Background(), []JournalEntry{{"k", value}}, true)
 	}
 	full.Store(true)
-	eventually(t, "entries are refused", func() bool { return errors.Is(apply([]byte("v")), kv.ErrFull) })
+	nearkeytest.Until(t, "entries are refused", func() bool { return errors.Is(apply([]byte("v")), kv.ErrFull) })
 	if err := j.Ready(); !errors.Is(err, kv.ErrFull) {
 		t.Errorf("ready: %v", err)
 	}
@@ -194,7 +195,7 @@ func TestJournalFullDisk(t *testing.T) {
 		t.Errorf("a removal, which makes room, is refused: %v", err)
 	}
 	full.Store(false)
-	eventually(t, "entries are taken again", func() bool { return apply([]byte("v")) == nil })
+	nearkeytest.Until(t, "entries are taken again", func() bool { return apply([]byte("v")) == nil })
 }
 
 // tightFS has little space while full.

@@ -11,21 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/pgtest"
 	"github.com/nearkey/nearkey/kv"
 )
-
-// eventually polls for a condition.
-func eventually(t testing.TB, what string, met func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !met() {
-		if time.Now().After(deadline) {
-			t.Fatalf("no %s after a minute", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
 
 // valueOf is the only value that a key can have with a version.
 func valueOf(seed uint64, key string, v kv.Version) []byte {
@@ -94,7 +83,7 @@ func (l *load) write(stamper *kv.Stamper, key string) {
 func (l *load) more(t *testing.T, n int64) {
 	t.Helper()
 	until := l.acked.Load() + n
-	eventually(t, "further acknowledgement", func() bool { return l.acked.Load() >= until })
+	nearkeytest.Until(t, "further acknowledgement", func() bool { return l.acked.Load() >= until })
 }
 
 func (l *load) stop() {
@@ -158,7 +147,7 @@ func TestFailoverLosesNothing(t *testing.T) {
 	const sum = "select count(*) || ' ' || coalesce(md5(string_agg(encode(key, 'hex') || version, ' ' order by key)), '') from kv_records"
 	want := c.Primary().Exec(sum)
 	for _, standby := range c.Standbys() {
-		eventually(t, "standby that equals the primary", func() bool { return standby.Exec(sum) == want })
+		nearkeytest.Until(t, "standby that equals the primary", func() bool { return standby.Exec(sum) == want })
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/pgtest"
 	"github.com/nearkey/nearkey/kv"
 )
@@ -110,7 +111,7 @@ func TestServerThatHangs(t *testing.T) {
 		t.Errorf("%d connections, at most 4 were to be", n)
 	}
 	server.Cont()
-	eventually(t, "call that succeeds", func() bool { return put(s, "k", 2) == nil })
+	nearkeytest.Until(t, "call that succeeds", func() bool { return put(s, "k", 2) == nil })
 	for what, call := range calls(s) {
 		if err := call(t.Context()); err != nil {
 			t.Errorf("%s, when the server goes on: %v", what, err)

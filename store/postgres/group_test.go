@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/pgtest"
 	"github.com/nearkey/nearkey/kv"
 )
@@ -202,7 +203,7 @@ func TestDeadlockIsTriedAgain(t *testing.T) {
 	}
 	result := make(chan error, 1)
 	go func() { result <- s.PutMany(context.Background(), writes(2)) }()
-	eventually(t, "statement that waits for a row", func() bool {
+	nearkeytest.Until(t, "statement that waits for a row", func() bool {
 		return server.Exec("select count(*) from pg_stat_activity where wait_event_type = 'Lock'") != "0"
 	})
 	if err := errors.Join(exec(touch, []byte("a")), exec(`commit`)); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/pgtest"
 	"github.com/nearkey/nearkey/kv"
 )
@@ -18,7 +19,7 @@ const waitingForStandbys = "select count(*) from pg_stat_activity where wait_eve
 // an operator may.
 func cancelWait(t *testing.T, primary *pgtest.Server) {
 	t.Helper()
-	eventually(t, "synchronous wait", func() bool { return primary.Exec(waitingForStandbys) != "0" })
+	nearkeytest.Until(t, "synchronous wait", func() bool { return primary.Exec(waitingForStandbys) != "0" })
 	primary.Exec("select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'")
 }
 
@@ -80,7 +81,7 @@ func TestCancelledSynchronousWaitIsUnknown(t *testing.T) {
 		t.Errorf("control: a guarded write: %v", err)
 	}
 	again := put(s, "k")
-	eventually(t, "synchronous wait", func() bool { return c.Primary().Exec(waitingForStandbys) != "0" })
+	nearkeytest.Until(t, "synchronous wait", func() bool { return c.Primary().Exec(waitingForStandbys) != "0" })
 	select {
 	case err := <-again:
 		t.Errorf("the repeated put ended although no standby has it: %v", err)
@@ -154,7 +155,7 @@ func TestConnectionLostInFlightIsUnknown(t *testing.T) {
 	}
 	result := make(chan error, 1)
 	go func() { result <- put(s, "k", 1) }()
-	eventually(t, "synchronous wait", func() bool { return c.Primary().Exec(waitingForStandbys) != "0" })
+	nearkeytest.Until(t, "synchronous wait", func() bool { return c.Primary().Exec(waitingForStandbys) != "0" })
 	for _, standby := range c.Standbys() {
 		standby.Kill()
 	}

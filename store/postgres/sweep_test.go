@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/pgtest"
 	"github.com/nearkey/nearkey/kv"
 )
@@ -81,16 +82,16 @@ func TestRun(t *testing.T) {
 		if err := s.Put(t.Context(), kv.Ref{Key: key}, rec); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "sweep", func() bool {
+		nearkeytest.Until(t, "sweep", func() bool {
 			got, err := s.Get(t.Context(), kv.Ref{Key: key}, 0)
 			return err == nil && got.Tombstone
 		})
 	}
 	sweeps("a")
 	server.Kill()
-	eventually(t, "word that the server is gone", func() bool { return s.Ready() != nil })
+	nearkeytest.Until(t, "word that the server is gone", func() bool { return s.Ready() != nil })
 	server.Restart()
-	eventually(t, "word that the server is back", func() bool { return s.Ready() == nil })
+	nearkeytest.Until(t, "word that the server is back", func() bool { return s.Ready() == nil })
 	sweeps("b")
 	cancel()
 	if err := <-done; err != nil {

@@ -143,13 +143,13 @@ type brokenError struct{ text string }
 
 func (e brokenError) Error() string { return e.text }
 
-// Helper implements pgtest.TB.
+// Helper implements nearkeytest.TB.
 func (s *site) Helper() {}
 
-// Cleanup implements pgtest.TB.
+// Cleanup implements nearkeytest.TB.
 func (s *site) Cleanup(f func()) { s.cleanups = append(s.cleanups, f) }
 
-// Fatalf implements pgtest.TB.
+// Fatalf implements nearkeytest.TB.
 func (s *site) Fatalf(format string, args ...any) { panic(brokenError{fmt.Sprintf(format, args...)}) }
 
 // broken is the error of a recovered panic; a panic of another kind goes on.
