@@ -336,29 +336,38 @@ func TestTheComparison(t *testing.T) {
 	})
 }
 
+// copying returns shards in the midst of a copy of slot 0 to c1, which goes on when
+// let is closed.
+func copying(t *testing.T) (s *Shards, clusters []*switched, let chan struct{}) {
+	t.Helper()
+	s, clusters = threeClusters(t, quick(&heldTable{}))
+	for i := range 500 {
+		must(t, s.Put(t.Context(), at(0, fmt.Sprint(i)), some(2)))
+	}
+	copies := 0
+	reached := make(chan struct{})
+	let = make(chan struct{})
+	clusters[1].Inject = func(op kvtest.Op, ref kv.Ref) kvtest.Fault {
+		if op == kvtest.OpPutMany {
+			if copies++; copies == 2 {
+				close(reached)
+				<-let
+			}
+		}
+		return kvtest.None
+	}
+	run(t, s)
+	must(t, s.Move(0, "c1"))
+	<-reached
+	return s, clusters, let
+}
+
 // A namespace that is dropped while it is copied stays dropped.
 func TestDropWhileCopying(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, clusters := threeClusters(t, quick(&heldTable{}))
-		ns := at(0, "").Namespace
-		for i := range 500 {
-			must(t, s.Put(t.Context(), at(0, fmt.Sprint(i)), some(2)))
-		}
-		copies := 0
-		reached, let := make(chan struct{}), make(chan struct{})
-		clusters[1].Inject = func(op kvtest.Op, ref kv.Ref) kvtest.Fault {
-			if op == kvtest.OpPutMany {
-				if copies++; copies == 2 {
-					close(reached)
-					<-let
-				}
-			}
-			return kvtest.None
-		}
-		run(t, s)
-		must(t, s.Move(0, "c1"))
-		<-reached
+		s, clusters, let := copying(t)
 		dropped := make(chan error, 1)
+		ns := at(0, "").Namespace
 		go func() { dropped <- kv.Drop(t.Context(), s, ns) }()
 		synctest.Wait()
 		select {
@@ -380,24 +389,7 @@ func TestDropWhileCopying(t *testing.T) {
 // A move that is taken back leaves nothing behind, and can be made again.
 func TestAMoveIsTakenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, clusters := threeClusters(t, quick(&heldTable{}))
-		for i := range 500 {
-			must(t, s.Put(t.Context(), at(0, fmt.Sprint(i)), some(2)))
-		}
-		copies := 0
-		reached, let := make(chan struct{}), make(chan struct{})
-		clusters[1].Inject = func(op kvtest.Op, ref kv.Ref) kvtest.Fault {
-			if op == kvtest.OpPutMany {
-				if copies++; copies == 2 {
-					close(reached)
-					<-let
-				}
-			}
-			return kvtest.None
-		}
-		run(t, s)
-		must(t, s.Move(0, "c1"))
-		<-reached
+		s, clusters, let := copying(t)
 		must(t, s.Put(t.Context(), at(0, "new"), some(3)))
 		must(t, s.Move(0, "c0"))
 		if phase := phaseOf(s); phase != Undoing {
