@@ -42,7 +42,11 @@ func (r *Runtime) Check(ctx context.Context, w Worker) (Report, error) {
 	}
 	report := Report{Took: time.Since(begun)}
 	err = p.report(ctx, &report)
-	p.end("", r.opts.Stop)
+	p.kill("") // it has nothing to finish
+	<-p.dead
+	if err != nil && ctx.Err() == nil { // what it exports cannot be looked at
+		return Report{}, &StartError{Text: "The exports of the Worker cannot be read: " + err.Error()}
+	}
 	return report, err
 }
 
@@ -53,7 +57,7 @@ func (p *process) report(ctx context.Context, into *Report) error {
 	defer cancel()
 	var said struct{ Handlers, Named []string }
 	if err := p.ask(ctx, "/", &said); err != nil {
-		return fmt.Errorf("ask a Worker for its handlers: %w", err)
+		return err
 	}
 	for _, event := range events {
 		if slices.Contains(said.Handlers, event) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -206,6 +207,7 @@ func TestTrace(t *testing.T) {
 			Level   string
 			Message []any
 		}
+		Truncated  bool
 		Exceptions []struct{ Name, Message string }
 		Event      struct {
 			Request struct {
@@ -268,6 +270,18 @@ func TestTrace(t *testing.T) {
 	if e := <-got; e.Outcome != "ok" || e.Event.Cron != "1 * * * *" || e.Logs[0].Level != "warn" {
 		t.Errorf("%+v", e)
 	}
+	// What a request logs is told up to 256 KiB; a last line says that more was said.
+	w.deploy(worker("a", "3", `export default {fetch(r) {
+		const size = Number(new URL(r.url).search.slice(1));
+		for (let i = 0; i < 10; i++) console.log("x".repeat(size));
+		return new Response("ok") }}`))
+	for size, want := range map[int]int{20 << 10: 10, 40 << 10: 7} {
+		w.want("a", fmt.Sprint("/?", size), 200, "ok")
+		if e := <-got; len(e.Logs) != want || e.Truncated != (want < 10) {
+			t.Errorf("10 lines of %d bytes: %d, truncated %v", size, len(e.Logs), e.Truncated)
+		}
+	}
+	w.deploy(worker("a", "4", script))
 	if err := w.rt.Trace(t.Context(), "a", false); err != nil {
 		t.Fatal(err)
 	}

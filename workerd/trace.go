@@ -7,7 +7,7 @@ import (
 )
 
 // tailModule sends what happened to Options.Events. It is a Worker of its own: the
-// user's neither sees it nor can call it.
+// user's neither sees it nor can call it. workerd bounds what one event tells.
 const tailModule = `export default {async tail(events, env) {
 	await env.EVENTS.fetch("http://events/", {method: "POST", body: JSON.stringify(events)});
 }};

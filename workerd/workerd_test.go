@@ -618,6 +618,17 @@ func TestCheckReports(t *testing.T) {
 			t.Errorf("a main module called %s: %v %v", name, report, err)
 		}
 	}
+	// A Worker that lies harms itself.
+	for _, script := range []string{
+		`Response.json = () => new Response("x".repeat(1e6)); export default {fetch() {}}`,
+		`Response.json = () => { throw 1 }; export default {fetch() {}}`,
+		`Response.json = () => new Response("nonsense"); export default {fetch() {}}`,
+	} {
+		var fault *workerd.StartError
+		if report, err := w.rt.Check(t.Context(), worker("a", "1", script)); !errors.As(err, &fault) {
+			t.Errorf("%s: %v %v", script, report, err)
+		}
+	}
 	sw := worker("a", "1", `"use strict"; addEventListener("fetch", e => e.respondWith(new Response("x"))); addEventListener("scheduled", () => {})`)
 	sw.ServiceWorker = true
 	if report, err := w.rt.Check(t.Context(), sw); err != nil || fmt.Sprint(report.Handlers) != "[fetch scheduled]" {
