@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -200,41 +199,46 @@ func TestExtrasUnderLoad(t *testing.T) {
 	until(t, "the old ones have ended", func() bool { return w.rt.Processes() == 1 })
 }
 
-func TestTrace(t *testing.T) {
-	type event struct {
-		Outcome string
-		Logs    []struct {
-			Level   string
-			Message []any
-		}
-		Truncated  bool
-		Exceptions []struct{ Name, Message string }
-		Event      struct {
-			Request struct {
-				URL, Method string
-				Headers     map[string]string
-			}
-			Response struct{ Status int }
-			Cron     string
-		}
+// A traced is an event, as far as the tests look at it.
+type traced struct {
+	Outcome string
+	Logs    []struct {
+		Level   string
+		Message []any
 	}
-	got := make(chan event, 10)
+	Truncated  bool
+	Exceptions []struct{ Name, Message string }
+	Event      struct {
+		Request struct {
+			URL, Method string
+			Headers     map[string]string
+		}
+		Response struct{ Status int }
+		Cron     string
+	}
+}
+
+// startTraced starts a world whose events come one by one.
+func startTraced(t *testing.T) (*world, <-chan traced) {
+	got := make(chan traced, 10)
 	var w *world
-	socket := service(t, func(_ http.ResponseWriter, r *http.Request) {
-		caller, ok := w.rt.Identify(r.Header.Get(workerd.HeaderToken), "")
-		if !ok || caller.Name != "a" && caller.Name != "sw" || r.Method != "POST" {
+	w = start(t, workerd.Options{Events: service(t, func(_ http.ResponseWriter, r *http.Request) {
+		if caller, ok := w.rt.Identify(r.Header.Get(workerd.HeaderToken), ""); !ok || caller.Name != "a" || r.Method != "POST" {
 			t.Errorf("%s of %v %v", r.Method, caller, ok)
 		}
-		body, _ := io.ReadAll(r.Body)
-		var all []event
-		if err := json.Unmarshal(body, &all); err != nil {
-			t.Errorf("%s: %v", body, err)
+		var all []traced
+		if err := json.NewDecoder(r.Body).Decode(&all); err != nil {
+			t.Error(err)
 		}
 		for _, e := range all {
 			got <- e
 		}
-	})
-	w = start(t, workerd.Options{Events: socket})
+	})})
+	return w, got
+}
+
+func TestTrace(t *testing.T) {
+	w, got := startTraced(t)
 	script := `export default {
 		fetch(r) { console.log("hello", {a: 1}); if (r.url.endsWith("/throw")) throw new TypeError("boom"); return new Response("ok", {status: 202}) },
 		scheduled() { console.warn("tick") } }`
@@ -270,6 +274,27 @@ func TestTrace(t *testing.T) {
 	if e := <-got; e.Outcome != "ok" || e.Event.Cron != "1 * * * *" || e.Logs[0].Level != "warn" {
 		t.Errorf("%+v", e)
 	}
+	if err := w.rt.Trace(t.Context(), "a", false); err != nil {
+		t.Fatal(err)
+	}
+	w.want("a", "/after", 202, "ok")
+	if err := w.rt.Trace(t.Context(), "nobody", true); !errors.Is(err, workerd.ErrNotFound) {
+		t.Error(err)
+	}
+}
+
+func TestTraceOfScript(t *testing.T) {
+	w, got := startTraced(t)
+	sw := worker("a", "1", `addEventListener("fetch", e => { console.log("from a script"); e.respondWith(new Response("sw")) })`)
+	sw.ServiceWorker = true
+	_ = w.rt.Load(sw)
+	if err := w.rt.Trace(t.Context(), "a", true); err != nil || w.status("a").PID != 0 {
+		t.Fatalf("one that does not run was started: %v", err)
+	}
+	w.want("a", "/", 200, "sw")
+	if e := <-got; e.Logs[0].Message[0] != "from a script" {
+		t.Errorf("%+v", e)
+	}
 	// What a request logs is told up to 256 KiB; a last line says that more was said.
 	w.deploy(worker("a", "3", `export default {fetch(r) {
 		const size = Number(new URL(r.url).search.slice(1));
@@ -280,24 +305,6 @@ func TestTrace(t *testing.T) {
 		if e := <-got; len(e.Logs) != want || e.Truncated != (want < 10) {
 			t.Errorf("10 lines of %d bytes: %d, truncated %v", size, len(e.Logs), e.Truncated)
 		}
-	}
-	w.deploy(worker("a", "4", script))
-	if err := w.rt.Trace(t.Context(), "a", false); err != nil {
-		t.Fatal(err)
-	}
-	w.want("a", "/after", 202, "ok")
-	sw := worker("sw", "1", `addEventListener("fetch", e => { console.log("from a script"); e.respondWith(new Response("sw")) })`)
-	sw.ServiceWorker = true
-	_ = w.rt.Load(sw)
-	if err := w.rt.Trace(t.Context(), "sw", true); err != nil || w.status("sw").PID != 0 {
-		t.Fatalf("one that does not run was started: %v", err)
-	}
-	w.want("sw", "/", 200, "sw")
-	if e := <-got; e.Logs[0].Message[0] != "from a script" {
-		t.Errorf("%+v", e)
-	}
-	if err := w.rt.Trace(t.Context(), "nobody", true); !errors.Is(err, workerd.ErrNotFound) {
-		t.Error(err)
 	}
 }
 
