@@ -184,11 +184,7 @@ without --metadata clears the metadata that the key had.`,
 			if err := cl.Put(cmd.Context(), ns.ID, key, body, opts); err != nil {
 				return fmt.Errorf("put %q: %w", key, err)
 			}
-			if asJSON {
-				return m.printJSON(map[string]any{"key": key, "bytes": body.Bytes})
-			}
-			m.say("Wrote %q (%s).", key, size(body.Bytes))
-			return nil
+			return m.done(asJSON, map[string]any{"key": key, "bytes": body.Bytes}, "Wrote %q (%s).", key, size(body.Bytes))
 		},
 	}
 	target.flags(cmd)
@@ -346,11 +342,7 @@ func (m *Main) kvDeleteCommand() *cobra.Command {
 			if err := cl.Delete(cmd.Context(), ns.ID, args[0]); err != nil {
 				return fmt.Errorf("delete %q: %w", args[0], err)
 			}
-			if asJSON {
-				return m.printJSON(map[string]string{"key": args[0]})
-			}
-			m.say("Deleted %q.", args[0])
-			return nil
+			return m.done(asJSON, map[string]string{"key": args[0]}, "Deleted %q.", args[0])
 		},
 	}
 	target.flags(cmd)

@@ -121,11 +121,7 @@ func (m *Main) namespaceRenameCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("rename namespace %q: %w", ns.Title, err)
 			}
-			if asJSON {
-				return m.printJSON(renamed)
-			}
-			m.say("Renamed namespace %q to %q.", ns.Title, renamed.Title)
-			return nil
+			return m.done(asJSON, renamed, "Renamed namespace %q to %q.", ns.Title, renamed.Title)
 		},
 	}
 	target.flags(cmd)
@@ -159,11 +155,7 @@ func (m *Main) namespaceDeleteCommand() *cobra.Command {
 			if err := cl.DeleteNamespace(cmd.Context(), ns.ID); err != nil {
 				return fmt.Errorf("delete namespace %q: %w", ns.Title, err)
 			}
-			if asJSON {
-				return m.printJSON(client.Namespace{ID: ns.ID, Title: ns.Title})
-			}
-			m.say("Deleted namespace %q.", ns.Title)
-			return nil
+			return m.done(asJSON, client.Namespace{ID: ns.ID, Title: ns.Title}, "Deleted namespace %q.", ns.Title)
 		},
 	}
 	target.flags(cmd)

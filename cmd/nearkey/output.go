@@ -26,6 +26,15 @@ func (m *Main) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
+// done tells what a command has made: as JSON, or with a message for people.
+func (m *Main) done(asJSON bool, made any, format string, args ...any) error {
+	if asJSON {
+		return m.printJSON(made)
+	}
+	m.say(format, args...)
+	return nil
+}
+
 // rows writes a list row by row: a JSON array, a table on a terminal, or lines
 // of tab-separated fields.
 type rows struct {

@@ -124,15 +124,10 @@ deleted since could come back to life: --wipe empties it first.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return m.printJSON(p)
-			}
 			if p.Filled {
-				m.say("Provider %s is filled. Let it answer with: nearkey providers promote %s", p.Name, p.Name)
-				return nil
+				return m.done(asJSON, p, "Provider %s is filled. Let it answer with: nearkey providers promote %s", p.Name, p.Name)
 			}
-			m.say("Provider %s is being filled.", p.Name)
-			return nil
+			return m.done(asJSON, p, "Provider %s is being filled.", p.Name)
 		},
 	}
 	conn.flags(cmd)
@@ -222,11 +217,7 @@ func (m *Main) providerChange(use, change, short, long, done string) *cobra.Comm
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return m.printJSON(p)
-			}
-			m.say(done, p.Name)
-			return nil
+			return m.done(asJSON, p, done, p.Name)
 		},
 	}
 	conn.flags(cmd)
@@ -261,11 +252,7 @@ Take it out of the configuration afterwards.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				return m.printJSON(p)
-			}
-			m.say("Provider %s is out of use. Take it out of the configuration; 'nearkey providers fill %s' takes it back.", p.Name, p.Name)
-			return nil
+			return m.done(asJSON, p, "Provider %s is out of use. Take it out of the configuration; 'nearkey providers fill %s' takes it back.", p.Name, p.Name)
 		},
 	}
 	conn.flags(cmd)

@@ -216,11 +216,7 @@ func (m *Main) tokenRevokeCommand() *cobra.Command {
 			if err := cl.RevokeToken(cmd.Context(), token.ID); err != nil {
 				return fmt.Errorf("revoke token %q: %w", token.Name, err)
 			}
-			if asJSON {
-				return m.printJSON(map[string]string{"id": token.ID, "name": token.Name})
-			}
-			m.say("Revoked token %q (id %s).", token.Name, token.ID)
-			return nil
+			return m.done(asJSON, map[string]string{"id": token.ID, "name": token.Name}, "Revoked token %q (id %s).", token.Name, token.ID)
 		},
 	}
 	conn.flags(cmd)
