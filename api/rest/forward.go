@@ -1,11 +1,13 @@
 package rest
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -40,12 +42,14 @@ func (s *Server) passOn(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	w := &passedAnswer{call: c, header: http.Header{}}
+	w.late = time.AfterFunc(timeout, cancel)
+	defer w.late.Stop()
 	r := c.r.WithContext(ctx)
 	r.Header = c.r.Header.Clone()
 	r.Header["X-Request-Id"] = c.idHeader[:]
-	w := &passedAnswer{call: c, header: http.Header{}}
 	if c.r.Body != nil && c.r.Body != http.NoBody {
 		r.Body = &w.body
 		w.body.body = &c.body
@@ -121,6 +125,19 @@ type passedAnswer struct {
 	body    passedBody
 	refused error // why the answer is not passed on
 	dropped bool
+	late    *time.Timer // ends the request
+}
+
+// Hijack is for a request that becomes a WebSocket: what then goes to and fro is
+// no answer, and has all the time that both sides give it.
+func (w *passedAnswer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(w.call.w).Hijack()
+	if err == nil {
+		w.call.status = http.StatusSwitchingProtocols
+		w.late.Stop()
+		err = conn.SetDeadline(time.Time{})
+	}
+	return conn, buffered, err
 }
 
 func (w *passedAnswer) Header() http.Header { return w.header }

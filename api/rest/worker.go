@@ -20,6 +20,9 @@ type Workers struct {
 	Check func(ctx context.Context, w Bundle) (Started, error)
 	Keys  *catalog.Keys // seals secrets
 
+	Tails TailHub // where those are who follow Workers; nil: nobody can
+	Fire  Fire    // fires a Worker's scheduled handler; nil: it cannot be
+
 	Domain string // Workers answer at <name>.<subdomain>.<Domain>, which may have a port
 	Scheme string // of that address; empty: http
 }

@@ -183,6 +183,8 @@ func (e *endpoints) addWorkers() {
 	e[routeWorkerObject] = endpoint{get: reads("get worker", (*Server).getWorkerObject)}
 	e[routeWorkerLatest] = endpoint{patch: writes("patch latest version", (*Server).patchLatest)}
 	e.addTriggers()
+	e.addTails()
+	e.addRuns()
 }
 
 // addTriggers adds the operations on what leads to Workers.

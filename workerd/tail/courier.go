@@ -29,9 +29,8 @@ var ErrTailClosed = errors.New("nobody follows the tail")
 // Delivery takes events, a JSON list, to where the followers of a tail are.
 type Delivery func(ctx context.Context, accountID, worker string, t catalog.PublishedTail, events []byte) error
 
-// CourierOptions are what a Courier stands on. Tails and Deliver must be set.
+// CourierOptions are what a Courier stands on. Deliver must be set.
 type CourierOptions struct {
-	Tails   func(accountID, worker string) []catalog.PublishedTail // those that are open now; must not wait for anything slow
 	Deliver Delivery
 	Now     func() time.Time // nil: time.Now
 	Logger  *slog.Logger     // nil: nothing is logged
@@ -79,9 +78,8 @@ func NewCourier(opts CourierOptions) *Courier {
 func (c *Courier) Dropped() int64 { return c.dropped.Load() }
 
 // Publish has what a Worker did taken to those of its tails whose filters it
-// passes. It waits for nobody. The event must not change afterwards.
-func (c *Courier) Publish(accountID, name string, event json.RawMessage) {
-	tails := c.opts.Tails(accountID, name)
+// passes. It waits for nobody. Tails and event must not change afterwards.
+func (c *Courier) Publish(accountID, name string, tails []catalog.PublishedTail, event json.RawMessage) {
 	if len(tails) == 0 {
 		return
 	}

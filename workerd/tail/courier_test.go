@@ -53,18 +53,21 @@ func (c *centre) got(tail string) string {
 	return strings.Join(c.batches[tail], "|")
 }
 
+// edge is a Courier of a Worker's tails.
+type edge struct {
+	*Courier
+	tails []catalog.PublishedTail
+}
+
+func (e *edge) Publish(event json.RawMessage) { e.Courier.Publish(account, name, e.tails, event) }
+
 // newCourier returns a Courier that runs in a bubble, and where it delivers to.
-func newCourier(t *testing.T, tails ...catalog.PublishedTail) (*Courier, *centre) {
+func newCourier(t *testing.T, tails ...catalog.PublishedTail) (*edge, *centre) {
 	for i := range tails {
 		tails[i].Expires = time.Now().Add(time.Hour)
 	}
 	to := &centre{batches: map[string][]string{}}
-	c := NewCourier(CourierOptions{Deliver: to.deliver, Tails: func(_, worker string) []catalog.PublishedTail {
-		if worker != name {
-			return nil
-		}
-		return tails
-	}})
+	c := &edge{NewCourier(CourierOptions{Deliver: to.deliver}), tails}
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error)
 	go func() { ran <- c.Run(ctx) }()
@@ -77,11 +80,11 @@ func TestCourier(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, to := newCourier(t, catalog.PublishedTail{ID: "a"}, catalog.PublishedTail{ID: "b", Filters: json.RawMessage(`[{"outcome":["exception"]}]`)},
 			catalog.PublishedTail{ID: "c", Filters: json.RawMessage(`[{"later":"version"}]`)})
-		c.Publish(account, name, request("ok", "GET", "1"))
-		c.Publish(account, "other", request("ok", "GET", "2"))
-		c.Publish(account, name, request("exception", "GET", "3"))
+		c.Publish(request("ok", "GET", "1"))
+		c.Courier.Publish(account, "other", nil, request("ok", "GET", "2"))
+		c.Publish(request("exception", "GET", "3"))
 		time.Sleep(time.Second)
-		c.Publish(account, name, request("ok", "GET", "4"))
+		c.Publish(request("ok", "GET", "4"))
 		time.Sleep(time.Second)
 		if got := to.got("a"); got != "ok [1 map[a:1]],exception [3 map[a:1]]|ok [4 map[a:1]]" {
 			t.Errorf("a got %s", got)
@@ -93,7 +96,7 @@ func TestCourier(t *testing.T) {
 			t.Errorf("a tail with filters that are not understood got %s", got)
 		}
 		time.Sleep(time.Hour)
-		c.Publish(account, name, request("ok", "GET", "5"))
+		c.Publish(request("ok", "GET", "5"))
 		time.Sleep(2 * outboxIdle)
 		if got := to.got("a"); strings.Contains(got, "5") {
 			t.Errorf("an expired tail got %s", got)
@@ -120,7 +123,7 @@ func TestCourierHangs(t *testing.T) {
 			return nil
 		}
 		for i := range MaxQueue {
-			c.Publish(account, name, request("ok", "GET", fmt.Sprint(i)))
+			c.Publish(request("ok", "GET", fmt.Sprint(i)))
 			if i%100 == 0 {
 				time.Sleep(time.Second)
 			}
@@ -130,7 +133,7 @@ func TestCourierHangs(t *testing.T) {
 			t.Errorf("b got %d events", strings.Count(got, "map"))
 		}
 		for i := range 2 * MaxQueue {
-			c.Publish(account, name, request("ok", "GET", fmt.Sprint(i)))
+			c.Publish(request("ok", "GET", fmt.Sprint(i)))
 		}
 		hangs.Store(false)
 		time.Sleep(time.Minute)
@@ -150,7 +153,7 @@ func TestCourierClosed(t *testing.T) {
 		asked := 0
 		to.fault = func(context.Context, string) error { asked++; return ErrTailClosed }
 		for range 10 {
-			c.Publish(account, name, request("ok", "GET", "x"))
+			c.Publish(request("ok", "GET", "x"))
 			time.Sleep(time.Second)
 		}
 		if asked != 1 {
@@ -166,7 +169,7 @@ func TestMaxOutboxes(t *testing.T) {
 			tails = append(tails, catalog.PublishedTail{ID: fmt.Sprint(i)})
 		}
 		c, to := newCourier(t, tails...)
-		c.Publish(account, name, request("ok", "GET", "x"))
+		c.Publish(request("ok", "GET", "x"))
 		time.Sleep(time.Second)
 		if to.got(fmt.Sprint(MaxOutboxes-1)) == "" || to.got(fmt.Sprint(MaxOutboxes)) != "" || c.Dropped() != 1 {
 			t.Errorf("the last got %q, one more %q", to.got(fmt.Sprint(MaxOutboxes-1)), to.got(fmt.Sprint(MaxOutboxes)))

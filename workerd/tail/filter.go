@@ -97,7 +97,7 @@ func (f *filter) parseIPs() error {
 		}
 		ip, err := netip.ParseAddr(text)
 		if err != nil {
-			return fmt.Errorf("client_ip: %q is no IP address", text)
+			return fmt.Errorf("client_ip: %q is no IP address", text[:min(len(text), 64)])
 		}
 		f.ips = append(f.ips, ip.Unmap())
 	}
