@@ -2,46 +2,15 @@ package backup
 
 import (
 	"context"
-	"maps"
-	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/nearkey/nearkey/gateway"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/kv/kvtest"
+	"github.com/nearkey/nearkey/store/disk"
 	"github.com/nearkey/nearkey/store/memory"
 )
-
-// journal is what a gateway keeps, in memory.
-type journal struct {
-	mu      sync.Mutex // guards entries
-	entries map[string][]byte
-}
-
-func (j *journal) Apply(_ context.Context, entries []gateway.Entry, _ bool) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, e := range entries {
-		j.entries[e.Key] = e.Value
-		if e.Value == nil {
-			delete(j.entries, e.Key)
-		}
-	}
-	return nil
-}
-
-func (j *journal) Load(each func(gateway.Entry) error) error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, key := range slices.Sorted(maps.Keys(j.entries)) {
-		if err := each(gateway.Entry{Key: key, Value: j.entries[key]}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // Snapshots of a gateway are taken, and put back, with one of its providers away.
 func TestThroughAGateway(t *testing.T) {
@@ -56,7 +25,12 @@ func TestThroughAGateway(t *testing.T) {
 		return []gateway.Provider{{Name: "a", Store: memory.New()}, {Name: "b", Store: flaky}}
 	}
 	open := func() kv.Store {
-		g, err := gateway.New(providers(), gateway.Options{Journal: &journal{entries: map[string][]byte{}}})
+		journal, err := disk.OpenJournal(t.TempDir(), disk.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = journal.Close() })
+		g, err := gateway.New(providers(), gateway.Options{Journal: journal})
 		if err != nil {
 			t.Fatal(err)
 		}

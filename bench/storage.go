@@ -208,30 +208,13 @@ func (p *plane) openGateway(ctx context.Context, dir string, providers []gateway
 		return nil, err
 	}
 	p.closers = append(p.closers, journal.Close)
-	options.Journal = gatewayJournal{journal}
+	options.Journal = journal
 	g, err := gateway.New(providers, options)
 	if err != nil {
 		return nil, err
 	}
 	p.run(ctx, g.Run)
 	return g, nil
-}
-
-// gatewayJournal is a journal as a gateway has it.
-type gatewayJournal struct{ *disk.Journal }
-
-// Apply implements gateway.Journal.
-func (j gatewayJournal) Apply(ctx context.Context, list []gateway.Entry, durable bool) error {
-	own := make([]disk.JournalEntry, len(list))
-	for i, entry := range list {
-		own[i] = disk.JournalEntry(entry)
-	}
-	return j.Journal.Apply(ctx, own, durable)
-}
-
-// Load implements gateway.Journal.
-func (j gatewayJournal) Load(each func(gateway.Entry) error) error {
-	return j.Journal.Load(func(entry disk.JournalEntry) error { return each(gateway.Entry(entry)) })
 }
 
 // run runs f until the plane is closed.

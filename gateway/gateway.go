@@ -71,8 +71,9 @@ const (
 	MaxNameBytes = 32
 )
 
-// Entry is what a Journal keeps.
-type Entry struct {
+// Entry is what a Journal keeps. The type has no name of its own, so that what
+// keeps entries need not know of gateways.
+type Entry = struct {
 	Key   string
 	Value []byte // nil: removes the entry
 }

@@ -115,25 +115,16 @@ func (s *service) openJournal() (*disk.Journal, error) {
 	return journal, nil
 }
 
-// entries is a journal as a gateway has it.
+// entries is the journal as a gateway has it: without the mark, which is ours.
 type entries struct{ *disk.Journal }
-
-// Apply implements gateway.Journal.
-func (e entries) Apply(ctx context.Context, list []gateway.Entry, durable bool) error {
-	own := make([]disk.JournalEntry, len(list))
-	for i, entry := range list {
-		own[i] = disk.JournalEntry(entry)
-	}
-	return e.Journal.Apply(ctx, own, durable)
-}
 
 // Load implements gateway.Journal.
 func (e entries) Load(each func(gateway.Entry) error) error {
-	return e.Journal.Load(func(entry disk.JournalEntry) error {
+	return e.Journal.Load(func(entry gateway.Entry) error {
 		if entry.Key == keyMark {
 			return nil
 		}
-		return each(gateway.Entry(entry))
+		return each(entry)
 	})
 }
 

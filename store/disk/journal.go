@@ -33,7 +33,7 @@ const (
 
 // JournalEntry is something that is remembered under a key. A nil value removes
 // it; an empty one does not.
-type JournalEntry struct {
+type JournalEntry = struct {
 	Key   string
 	Value []byte
 }
