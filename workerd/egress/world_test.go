@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -65,20 +66,20 @@ async function socket(s) {
 async function webSocket(s) {
   let ws;
   if (s.constructed) {
-    ws = new WebSocket(s.url);
+    ws = new WebSocket(s.url, s.protocol);
     const opened = await new Promise((resolve) => {
       ws.addEventListener("open", () => resolve({open: true}), {once: true});
       ws.addEventListener("error", (e) => resolve({error: e.message}), {once: true});
     });
     if (!opened.open) return [opened];
   } else {
-    const r = await fetch(s.url, {headers: {Upgrade: "websocket"}});
+    const r = await fetch(s.url, {headers: {Upgrade: "websocket", ...s.protocol && {"Sec-WebSocket-Protocol": s.protocol}}});
     if (!r.webSocket) return [{status: r.status, body: await r.text()}];
     ws = r.webSocket; ws.accept();
   }
   const got = [];
   for (const m of s.send) { const n = next(ws); ws.send(m); got.push(await n); }
-  const n = next(ws); ws.close(1000, "enough"); got.push(await n);
+  if (s.close) ws.close(1000, s.close);
   return got;
 }
 async function echo(s) { // each part is sent when the one before has come back
@@ -368,3 +369,6 @@ func pool(s *httptest.Server) *x509.CertPool {
 	p.AddCert(s.Certificate())
 	return p
 }
+
+// quiet is for servers whose errors a test wants.
+var quiet = log.New(io.Discard, "", 0)
