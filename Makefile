@@ -13,14 +13,18 @@ COUNT    ?= 20
 # The S3 server of the tests; internal/s3test looks for this file.
 VERSITYGW := .cache/tools/versitygw-v1.8.0
 
+# The runtime of Workers, pinned in test/workerd/package-lock.json.
+WORKERD := $(CURDIR)/test/workerd/node_modules/workerd/bin/workerd
+
 .PHONY: build run fleet check test race fuzz sim compat chaos bench demo deps
 .NOTPARALLEL:
 
 build: ## the one static binary, bin/nearkey
 	go build -ldflags '-s -w -X main.version=$(VERSION)' -o bin/nearkey ./cmd/nearkey
 
-run: build ## a durable Workers KV on 127.0.0.1:8790, data in ./nearkey-data
-	./bin/nearkey serve
+run: build ## a durable Workers KV on 127.0.0.1:8790 and Workers on 8791, data in ./nearkey-data
+	@command -v npm >/dev/null && $(MAKE) --no-print-directory test/workerd/node_modules/.package-lock.json || echo "make: without npm there is no workerd: KV runs, Workers do not"
+	NEARKEY_WORKERS_RUNTIME="$${NEARKEY_WORKERS_RUNTIME:-$$(ls $(WORKERD) 2>/dev/null)}" ./bin/nearkey serve
 
 fleet: build ## a centre, two regions and three edges, each its own process, and a table
 	./bin/nearkey dev --edges 3 --regions 2 --listen 127.0.0.1:8790

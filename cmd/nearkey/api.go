@@ -44,6 +44,7 @@ func (s *service) openAPI(ctx context.Context, tier *edge.Tier, authority author
 	s.metrics.Counter("nearkey_kv_cache_expired_total", "Misses of what was near, but too old or superseded.",
 		func() float64 { return float64(expired.count.Load()) })
 	s.enter(listener, server)
+	s.workers.enter()
 	return nil
 }
 

@@ -35,18 +35,24 @@ func (m *Main) openCentre(ctx context.Context, s *service) error {
 	barrier := backup.NewBarrier(far.store)
 	tier := s.newTier(barrier, edge.Options{Sole: far.sole})
 	hub := feed.NewHub(s.hubOptions(far.store))
-	source := feed.NewSource(tailed{Store: far.store, tier: tier}, hub, s.logger)
-	janitor := catalog.NewJanitor(cat, tier, s.logger)
-	s.work = append(s.work, tier.Run, source.Run, janitor.Run)
-	if s.config.Fleet.Role == roleCentral { // before the root credentials, so that they are published
-		s.work = append(s.work, catalog.NewPublisher(cat, tier, rules.Stamp, s.logger).Run)
+	cat.UseWorkers(tier, rules.Stamp)
+	workers, err := s.openWorkers(ctx, tier, cat, rules)
+	if err != nil {
+		return err
 	}
+	source := feed.NewSource(tailed{Store: far.store, tier: tier, changed: workers.changed}, hub, s.logger)
+	janitor := catalog.NewJanitor(cat, tier, s.logger)
+	publisher := catalog.NewPublisher(cat, tier, rules.Stamp, s.logger) // before the root credentials, so that they are published
+	s.work = append(s.work, tier.Run, source.Run, janitor.Run, publisher.Run)
 	if s.account, err = m.ensureRoot(ctx, s.config, cat); err != nil {
+		return err
+	}
+	if _, err := cat.Subdomain(ctx, s.account); err != nil { // Workers answer there before anyone asks where
 		return err
 	}
 	err = s.openAPI(ctx, tier, cat, rest.Config{
 		Catalog: cat, Rules: rules, Ready: far.ready, Dropped: janitor.Wake,
-		Namespaces: int(*s.config.effectiveLimits().Namespaces),
+		Namespaces: int(*s.config.effectiveLimits().Namespaces), Workers: workers.rest(),
 	}, s.administered(far.administration(cat, s.logger), admin.NewBackups(admin.BackupConfig{
 		Barrier: barrier, Front: tier, Catalog: cat, Acks: far.chosen(), Stamp: rules.Stamp, Account: s.account,
 		Retention: far.retention, Version: buildVersion(), Logger: s.logger,
@@ -138,16 +144,19 @@ func tierStale(c Config) time.Duration {
 // tailed is a store whose change log tells a tier of each change before it tells
 // whoever reads the log: who hears of a change and reads the key through the tier
 // finds it known there. The tier needs it too: a write that was given up by who
-// made it may be stored all the same.
+// made it may be stored all the same. Then it tells those who rely on what the tier
+// was told.
 type tailed struct {
 	kv.Store
-	tier *edge.Tier
+	tier    *edge.Tier
+	changed func([]kv.Change)
 }
 
 // Changes implements the ability of kv.Changes.
 func (t tailed) Changes(ctx context.Context, after kv.Cursor, limit int) ([]kv.Change, kv.Cursor, error) {
 	changes, next, err := kv.Changes(ctx, t.Store, after, limit)
 	t.tier.Changed(changes)
+	t.changed(changes)
 	return changes, next, err
 }
 

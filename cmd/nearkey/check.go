@@ -56,6 +56,7 @@ func (c *Config) check() error {
 	c.checkFleet(fault)
 	c.checkLimits(fault)
 	c.checkStorage(fault)
+	c.checkWorkers(fault)
 	if err := errors.Join(errs...); err != nil {
 		return usageError(err)
 	}

@@ -1,6 +1,11 @@
 package main
 
-import "time"
+import (
+	"time"
+
+	"github.com/nearkey/nearkey/workerd"
+	"github.com/nearkey/nearkey/workerd/host"
+)
 
 // Config is everything about a server that can be configured. The comment of each
 // field is its documentation: 'nearkey config' and the help of the flags are made
@@ -72,8 +77,11 @@ type Config struct {
 	// processes of a fleet.
 	Limits LimitsConfig `toml:"limits"`
 
-	// Where accounts, namespaces and tokens are kept.
+	// Where accounts, namespaces, tokens and what is known of Workers are kept.
 	Catalog CatalogConfig `toml:"catalog"`
+
+	// Workers: users' code, run by the real workerd beside the data that it reads.
+	Workers WorkersConfig `toml:"workers"`
 
 	// How records are kept by several providers. It has an effect where providers
 	// are named below.
@@ -84,6 +92,72 @@ type Config struct {
 	// role proxy has one, and others reach it by the wire. Providers are named in this
 	// file alone; there are no flags or variables for them.
 	Providers []ProviderConfig `toml:"provider"`
+
+	// The servers of hosts that Workers have routes on. A fetch of such a host goes
+	// there, and so does a request that no Worker answers. Origins are named in this
+	// file alone.
+	Origins []OriginConfig `toml:"origin"`
+}
+
+// OriginConfig says where the server of a host lives that Workers stand before.
+type OriginConfig struct {
+	// The host, such as "example.com", or "*.example.com" for all below it.
+	Host string `toml:"host"`
+
+	// The URL of its server, such as "http://10.0.0.7:8080". Requests keep their host.
+	URL string `toml:"url"`
+}
+
+// WorkersConfig says how Workers are run.
+type WorkersConfig struct {
+	// The address where Workers answer, host:port. Empty: the port after that of
+	// listen (127.0.0.1:8791) for a single process, none for others. "off": none.
+	Listen string `toml:"listen"`
+
+	// Workers answer at <name>.<subdomain>.<domain>. The domain workers.localhost
+	// needs no DNS: browsers and curl take it for this machine.
+	Domain string `toml:"domain"`
+
+	// The binary of workerd. Empty: the workerd in PATH. Without one KV works, and
+	// Workers say why they do not.
+	Runtime string `toml:"runtime"`
+
+	// A file with the keys that secrets of Workers are encrypted with, one of 64
+	// hexadecimal digits per line: the first encrypts, all decrypt. Empty: the file
+	// workers-keys of the data directory, written at the first start. Edges that run
+	// Workers with secrets need a copy of it.
+	KeyFile string `toml:"key_file"`
+
+	// What Workers may reach beside their bindings: "public" (everything but private
+	// and loopback addresses), "none", or "all".
+	Egress string `toml:"egress"`
+
+	// What Workers may reach all the same: addresses, ranges and hosts with commas
+	// between them, such as "10.1.0.0/16, api.internal".
+	EgressAllow string `toml:"egress_allow"`
+
+	// The JavaScript heap of a Worker's process.
+	HeapBytes Size `toml:"heap_bytes"`
+
+	// The resident memory of a Worker's process. Beyond it the process is killed.
+	ProcessBytes Size `toml:"process_bytes"`
+
+	// The CPU time that a Worker may use without answering anything. Beyond it the
+	// process is killed.
+	CPU Duration `toml:"cpu"`
+
+	// Most processes of Workers at once. Beyond it the one that was idle longest ends.
+	Processes Count `toml:"processes"`
+
+	// How long a process lives without a request.
+	Idle Duration `toml:"idle"`
+
+	// The memory of the Cache API. It is not a part of memory_bytes.
+	CacheBytes Size `toml:"cache_bytes"`
+
+	// Whether Workers are refused where the kernel gives their processes no
+	// namespaces of their own.
+	RequireIsolation Switch `toml:"require_isolation"`
 }
 
 // CatalogConfig says where accounts, namespaces and tokens are kept.
@@ -339,6 +413,11 @@ func defaultConfig() Config {
 		Email:              "owner@localhost",
 		Log:                LogConfig{Level: "info", Format: "text"},
 		Fleet:              FleetConfig{Role: roleSingle, MaxAge: Duration(time.Minute), MaxStale: Duration(time.Hour)},
+		Workers: WorkersConfig{
+			Domain: host.DefaultDomain, Egress: egressPublic,
+			HeapBytes: workerd.DefaultHeapBytes, ProcessBytes: workerd.DefaultMemoryBytes, CPU: Duration(workerd.DefaultCPU),
+			Processes: workerd.DefaultProcesses, Idle: Duration(workerd.DefaultIdle), CacheBytes: 64 << 20,
+		},
 		Gateway: GatewayConfig{
 			Ack: ackFirst, Deadline: Duration(10 * time.Second), CrawlEvery: Duration(time.Hour), CrawlRate: 20_000,
 			ForgetAfter: Duration(7 * 24 * time.Hour), MaxQueued: 500_000,

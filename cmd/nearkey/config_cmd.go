@@ -20,7 +20,8 @@ and environment, as a documented file; without any of them, the defaults.
 
 Every setting is a line of the file, a flag of serve (log.level: --log-level) and
 a variable (NEARKEY_LOG_LEVEL). Flags go before variables, variables before the
-file. Only the tables of providers are in the file alone. The API token and key
+file. Only the tables of providers and origins are in the
+file alone. The API token and key
 themselves are not settings: they are in files, or in the variables
 NEARKEY_API_TOKEN and NEARKEY_API_KEY.`,
 		Example: "  nearkey config > nearkey.toml\n  nearkey config --config nearkey.toml   # check a file",
@@ -51,6 +52,7 @@ func printConfig(w io.Writer, config Config) error {
 		section.print(out, inherited, "")
 	}
 	printProviders(out, config)
+	printOrigins(out, config)
 	return out.Flush()
 }
 
@@ -58,15 +60,42 @@ func printConfig(w io.Writer, config Config) error {
 // shown as they could be.
 func printProviders(out io.Writer, config Config) {
 	if len(config.Providers) == 0 {
-		for _, section := range providerSections(exampleProvider()) {
-			section.print(out, nil, "# ")
-		}
+		printExample(out, providerSections(exampleProvider()))
 		return
 	}
-	documented := map[string]bool{}
+	var all [][]section
 	for i := range config.Providers {
-		for _, section := range providerSections(&config.Providers[i]) {
-			if documented[section.name] { // once is enough
+		all = append(all, providerSections(&config.Providers[i]))
+	}
+	printTables(out, all)
+}
+
+// printOrigins writes the tables of the origins in the same way.
+func printOrigins(out io.Writer, config Config) {
+	if len(config.Origins) == 0 {
+		printExample(out, originSections(&OriginConfig{}))
+		return
+	}
+	var all [][]section
+	for i := range config.Origins {
+		all = append(all, originSections(&config.Origins[i]))
+	}
+	printTables(out, all)
+}
+
+func printExample(out io.Writer, sections []section) {
+	for _, section := range sections {
+		section.print(out, nil, "# ")
+	}
+}
+
+// printTables writes tables of which there may be several, and documents each name
+// once.
+func printTables(out io.Writer, tables [][]section) {
+	documented := map[string]bool{}
+	for _, sections := range tables {
+		for _, section := range sections {
+			if documented[section.name] {
 				section.doc = ""
 				for i := range section.settings {
 					section.settings[i].doc = ""

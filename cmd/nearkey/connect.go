@@ -49,6 +49,7 @@ type server struct {
 	accountID  string
 	token      string
 	email, key string
+	workersURL string // where Workers answer; empty: not known
 }
 
 // resolve finds the server. Settings of one kind belong together: the variables
@@ -89,7 +90,8 @@ func (m *Main) resolve(c connection) (server, error) {
 		}
 	}
 	if own {
-		return s, fromDataDirectory(data, &s)
+		err := fromDataDirectory(data, &s)
+		return s, err
 	}
 	return s, nil
 }
@@ -136,6 +138,9 @@ func fromDataDirectory(data string, s *server) (err error) {
 		if s.accountID, err = readSecret(filepath.Join(data, accountFileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("account id: %w", err)
 		}
+	}
+	if s.workersURL, err = readSecret(filepath.Join(data, addressFileName+workersSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("address of Workers: %w", err)
 	}
 	return nil
 }

@@ -32,6 +32,7 @@ const fleetDir = "fleet"
 type dev struct {
 	edges, regions int
 	listen         string
+	workers        string // address of the first edge's Workers; empty: none run
 	data           string
 	shared         bool
 	table          string
@@ -52,8 +53,11 @@ The data directory is that of 'nearkey serve' with the same --data. Under it, in
 fleet/, are the log and the process id of each process, and the secret that they
 share. A process that dies is started again: kill some and see.
 
-The variables NEARKEY_PROFILE, NEARKEY_LIMITS_... and NEARKEY_LOG_... hold for all
-processes, NEARKEY_EMAIL, NEARKEY_API_TOKEN and NEARKEY_API_KEY for the centre.`,
+With --workers-listen every edge runs Workers too. They are deployed through any of
+them and answer at all.
+
+The variables NEARKEY_PROFILE, NEARKEY_LIMITS_..., NEARKEY_LOG_... and
+NEARKEY_WORKERS_RUNTIME hold for all processes, NEARKEY_EMAIL, NEARKEY_API_TOKEN and NEARKEY_API_KEY for the centre.`,
 		Example: `  nearkey dev
   nearkey dev --edges 5 --regions 1 --listen 127.0.0.1:9000
   kill -9 "$(cat nearkey-data/fleet/central.pid)"   # in another terminal`,
@@ -64,6 +68,7 @@ processes, NEARKEY_EMAIL, NEARKEY_API_TOKEN and NEARKEY_API_KEY for the centre.`
 	fs.IntVar(&d.edges, "edges", 3, "`NUMBER` of edges")
 	fs.IntVar(&d.regions, "regions", 2, "`NUMBER` of regional tiers; 0: the edges follow the centre")
 	fs.StringVar(&d.listen, "listen", defaultListen, "`ADDRESS` of the first edge; the others have the next ports (port 0: any)")
+	fs.StringVar(&d.workers, "workers-listen", "", "`ADDRESS` of the Workers of the first edge; the others have the next ports (port 0: any; default: no Workers)")
 	fs.StringVar(&d.data, "data", firstNonEmpty(m.getenv("NEARKEY_DATA"), defaultData), "`DIR` of the data")
 	fs.BoolVar(&d.shared, "shared", false, "put the edges of a region into one point of presence")
 	fs.StringVar(&d.table, "table", "", "`true` shows a live table of the edges, false none (default: a table on a terminal, lines elsewhere)")
@@ -120,6 +125,11 @@ func (m *Main) dev(ctx context.Context, d dev) error {
 	if err := ensureSecret(filepath.Join(dir, secretName)); err != nil {
 		return err
 	}
+	if d.workers != "" {
+		if _, err := catalog.CreateKeys(d.keyFile()); err != nil {
+			return fmt.Errorf("keys of secrets: %w", err)
+		}
+	}
 	children, err := d.plan(ctx)
 	if err != nil {
 		return err
@@ -153,7 +163,7 @@ func (m *Main) childEnviron() []string {
 		name, _, _ := strings.Cut(v, "=")
 		switch {
 		case !strings.HasPrefix(name, "NEARKEY_"), strings.HasPrefix(name, "NEARKEY_LIMITS_"), strings.HasPrefix(name, "NEARKEY_LOG_"),
-			name == "NEARKEY_PROFILE", name == "NEARKEY_EMAIL", name == "NEARKEY_API_TOKEN", name == "NEARKEY_API_KEY":
+			name == "NEARKEY_WORKERS_RUNTIME", name == "NEARKEY_PROFILE", name == "NEARKEY_EMAIL", name == "NEARKEY_API_TOKEN", name == "NEARKEY_API_KEY":
 			environ = append(environ, v)
 		}
 	}
@@ -164,13 +174,21 @@ func (m *Main) childEnviron() []string {
 // then the regional tiers, then the edges.
 func (d dev) plan(ctx context.Context) ([]*child, error) {
 	var ports ports
-	edges, err := ports.consecutive(ctx, d.listen, d.edges)
+	edges, err := ports.consecutive(ctx, "--listen", d.listen, d.edges)
 	if err != nil {
 		return nil, err
 	}
+	var workers []string
+	central := []string{"--workers-listen", workersOff}
+	if d.workers != "" {
+		central = nil
+		if workers, err = ports.consecutive(ctx, "--workers-listen", d.workers, d.edges); err != nil {
+			return nil, err
+		}
+	}
 	centre, centralWire := ports.free(ctx), ports.free(ctx)
-	children := []*child{d.child("central", roleCentral, centre,
-		"--data", d.data, "--address-file", d.file("central.address"), "--fleet-wire-listen", centralWire)}
+	children := []*child{d.child("central", roleCentral, centre, append(central,
+		"--data", d.data, "--address-file", d.file("central.address"), "--fleet-wire-listen", centralWire)...)}
 	fars := []string{"http://" + centralWire}
 	for i := range d.regions {
 		address, regional := ports.free(ctx), ports.free(ctx)
@@ -192,6 +210,9 @@ func (d dev) plan(ctx context.Context) ([]*child, error) {
 			args[len(args)-1] = "pop-" + strconv.Itoa(region+1)
 			args = append(args, "--fleet-pop-shared")
 		}
+		if workers != nil {
+			args = append(args, "--workers-listen", workers[i], "--workers-key-file", d.keyFile())
+		}
 		c := d.child(name, roleEdge, address, args...)
 		if d.regions > 0 {
 			c.region = "region-" + strconv.Itoa(region+1)
@@ -200,6 +221,9 @@ func (d dev) plan(ctx context.Context) ([]*child, error) {
 	}
 	return children, ports.err
 }
+
+// keyFile holds the keys of the secrets of Workers: the centre's own.
+func (d dev) keyFile() string { return filepath.Join(d.data, workerKeysName) }
 
 func (d dev) file(name string) string { return filepath.Join(d.data, fleetDir, name) }
 
@@ -263,15 +287,15 @@ func (p *ports) give(port string) {
 	p.given[port] = true
 }
 
-// consecutive returns n addresses that begin with the given one.
-func (p *ports) consecutive(ctx context.Context, first string, n int) ([]string, error) {
+// consecutive returns n addresses that begin with the one that a flag gives.
+func (p *ports) consecutive(ctx context.Context, flag, first string, n int) ([]string, error) {
 	host, text, err := net.SplitHostPort(first)
 	if err != nil {
-		return nil, usagef("--listen: %w; want host:port, such as %s", err, defaultListen)
+		return nil, usagef("%s: %w; want host:port, such as %s", flag, err, defaultListen)
 	}
 	port, err := strconv.ParseUint(text, 10, 16)
 	if err != nil || port != 0 && int(port)+n > 1<<16 {
-		return nil, usagef("--listen: port %q: want a number from 0 (any), with %d ports from there on", text, n)
+		return nil, usagef("%s: port %q: want a number from 0 (any), with %d ports from there on", flag, text, n)
 	}
 	addresses := make([]string, n)
 	for i := range addresses {
@@ -284,7 +308,7 @@ func (p *ports) consecutive(ctx context.Context, first string, n int) ([]string,
 		text := strconv.Itoa(int(port) + i)
 		addresses[i] = net.JoinHostPort(host, text)
 		if _, err := p.take(ctx, addresses[i]); err != nil {
-			return nil, fmt.Errorf("listen on %s: %w; choose other addresses with --listen", addresses[i], err)
+			return nil, fmt.Errorf("listen on %s: %w; choose other addresses with %s", addresses[i], err, flag)
 		}
 		p.give(text)
 	}

@@ -55,6 +55,9 @@ func (m *Main) printEnv(ctx context.Context, conn connection, shell string, asJS
 		variables[1] = [2]string{"CLOUDFLARE_API_KEY", s.key}
 		variables = append(variables, [2]string{"CLOUDFLARE_EMAIL", s.email})
 	}
+	if s.workersURL != "" {
+		variables = append(variables, [2]string{"NEARKEY_WORKERS_URL", s.workersURL})
+	}
 	if asJSON {
 		object := map[string]string{}
 		for _, v := range variables {

@@ -43,6 +43,8 @@ func TestEverySettingIsDocumented(t *testing.T) {
 		"memory_bytes": "256MiB", "profile": "open", "log.level": "warn", "log.format": "json",
 		"listen": "127.0.0.1:9", "account_id": strings.Repeat("a", 32),
 		"gateway.ack": "both", "gateway.deadline": "2s", "gateway.hedge": "5ms", "gateway.max_queued": "2000",
+		"workers.listen": "127.0.0.1:9", "workers.egress": "all", "workers.egress_allow": "10.0.0.0/8", "workers.cpu": "2s",
+		"workers.heap_bytes": "64MiB", "workers.process_bytes": "256MiB", "workers.require_isolation": "true",
 	}
 	var config Config
 	for _, s := range settings(&config) {
@@ -68,7 +70,7 @@ func TestEverySettingIsDocumented(t *testing.T) {
 		if s.quoted() {
 			want = s.key[strings.LastIndex(s.key, ".")+1:] + ` = "` + text + `"`
 		}
-		_, byFlag, stderr := run(t, "", nil, "config", "--"+s.flag(), text)
+		_, byFlag, stderr := run(t, "", nil, "config", "--"+s.flag()+"="+text)
 		if !strings.Contains(byFlag, "\n"+want+"\n") {
 			t.Errorf("flag --%s: %s is not printed %s", s.flag(), want, stderr)
 		}

@@ -8,6 +8,8 @@ import (
 	"github.com/nearkey/nearkey/feed"
 	"github.com/nearkey/nearkey/internal/observe"
 	"github.com/nearkey/nearkey/store/disk"
+	"github.com/nearkey/nearkey/workerd"
+	"github.com/nearkey/nearkey/workerd/cache"
 )
 
 // storeMetrics shows the figures of the store as metrics.
@@ -111,4 +113,36 @@ func number(b bool) float64 {
 		return 1
 	}
 	return 0
+}
+
+// workerMetrics shows what the runtime of Workers does.
+func workerMetrics(metrics *observe.Metrics, runtime *workerd.Runtime) {
+	metrics.Gauge("nearkey_workers_processes", "Processes of Workers that run, start or linger.", func() float64 { return float64(runtime.Processes()) })
+	total := func(of func(workerd.Counts) int64) func() float64 {
+		return func() float64 {
+			sum := int64(0)
+			for _, s := range runtime.Statuses() {
+				sum += of(s.Counts)
+			}
+			return float64(sum)
+		}
+	}
+	metrics.Counter("nearkey_workers_requests_total", "Requests to Workers.", total(func(c workerd.Counts) int64 { return c.Requests }))
+	metrics.Counter("nearkey_workers_exceptions_total", "Requests that a Worker did not answer: it threw, or met a limit.", total(func(c workerd.Counts) int64 { return c.Exceptions }))
+	metrics.Counter("nearkey_workers_starts_total", "Processes started for Workers.", total(func(c workerd.Counts) int64 { return c.Starts }))
+	metrics.Counter("nearkey_workers_crashes_total", "Processes that ended unasked, those killed for a limit included.", total(func(c workerd.Counts) int64 { return c.Crashes }))
+}
+
+// cacheMetrics shows the figures of the Cache API.
+func cacheMetrics(metrics *observe.Metrics, server *cache.Server) {
+	show(metrics.Gauge, server.Stats, []figure[cache.Stats]{
+		{"nearkey_workers_cache_entries", "Responses that the Cache API keeps.", func(s cache.Stats) float64 { return float64(s.Entries) }},
+		{"nearkey_workers_cache_bytes", "Memory of the responses that the Cache API keeps.", func(s cache.Stats) float64 { return float64(s.Bytes) }},
+	})
+	show(metrics.Counter, server.Stats, []figure[cache.Stats]{
+		{"nearkey_workers_cache_hits_total", "Matches of the Cache API that found a response.", func(s cache.Stats) float64 { return float64(s.Hits) }},
+		{"nearkey_workers_cache_misses_total", "Matches of the Cache API that found none.", func(s cache.Stats) float64 { return float64(s.Misses) }},
+		{"nearkey_workers_cache_stored_total", "Responses that were put.", func(s cache.Stats) float64 { return float64(s.Stored) }},
+		{"nearkey_workers_cache_evicted_total", "Responses that went for others.", func(s cache.Stats) float64 { return float64(s.Evicted) }},
+	})
 }

@@ -146,8 +146,8 @@ Point wrangler and other clients at it:
 
   eval "$(%s env%s)"
   wrangler kv namespace list
-
-`, buildVersion(), scheme, address, config.Data, s.account, m.called(), data)
+%s
+`, buildVersion(), scheme, address, config.Data, s.account, m.called(), data, s.workers.greeting())
 	}
 	s.logger.Info("listening", "role", config.Fleet.Role, "address", address.String(), "tls", config.TLS.Cert != "", "version", buildVersion())
 	if host, ok := address.(*net.TCPAddr); ok && !host.IP.IsLoopback() && config.TLS.Cert == "" {

@@ -27,6 +27,7 @@ type service struct {
 	account string // of the centre
 
 	certificate *tls.Config // of the API; nil: none
+	workers     *workers    // nil: none run here
 
 	entrances []entrance                    // the first is the one that is announced
 	endings   []func()                      // called when the entrances are to shut down
@@ -82,6 +83,10 @@ func (c *Config) addressFile() string {
 	return ""
 }
 
+// workersSuffix is what the name of the file that tells where Workers answer ends
+// in, after that of the file with the address of the API.
+const workersSuffix = ".workers"
+
 // announce writes where the server listens for clients on this machine to read.
 func (s *service) announce() error {
 	file := s.config.addressFile()
@@ -95,6 +100,12 @@ func (s *service) announce() error {
 	if err := writeFile(file, []byte(address+"\n"), 0o644); err != nil {
 		return fmt.Errorf("write the address of the server: %w", err)
 	}
+	if s.workers == nil || s.workers.listener == nil {
+		return nil
+	}
+	if err := writeFile(file+workersSuffix, []byte(s.workers.url("dev")+"\n"), 0o644); err != nil {
+		return fmt.Errorf("write the address of Workers: %w", err)
+	}
 	return nil
 }
 
@@ -102,6 +113,7 @@ func (s *service) announce() error {
 func (s *service) renounce() {
 	if file := s.config.addressFile(); file != "" {
 		_ = os.Remove(file) // a client that reads it finds nobody
+		_ = os.Remove(file + workersSuffix)
 	}
 }
 

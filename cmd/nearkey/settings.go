@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -133,6 +134,12 @@ func providerSections(p *ProviderConfig) []section {
 	return all
 }
 
+// originSections lists the table of an origin.
+func originSections(o *OriginConfig) []section {
+	docs := fieldDocs()
+	return []section{{name: "[origin]", doc: docs["Config.Origins"], settings: fieldSettings("origin", reflect.ValueOf(o).Elem(), docs)}}
+}
+
 // exampleProvider is a provider that has every setting.
 func exampleProvider() *ProviderConfig {
 	p := ProviderConfig{Clusters: make([]ClusterConfig, 1), Blobs: &BlobsConfig{}}
@@ -252,7 +259,7 @@ func configError(file string, err error) error {
 	var missing *toml.StrictMissingError
 	if errors.As(err, &missing) {
 		var known []string
-		for _, s := range append(sections(&Config{}), providerSections(exampleProvider())...) {
+		for _, s := range slices.Concat(sections(&Config{}), providerSections(exampleProvider()), originSections(&OriginConfig{})) {
 			known = append(known, strings.Trim(s.name, "[]"))
 			for _, setting := range s.settings {
 				known = append(known, setting.key)
@@ -276,7 +283,7 @@ func configError(file string, err error) error {
 
 // unknownVariables are names of the environment that look like a misspelt setting.
 func (m *Main) unknownVariables() []string {
-	known := []string{"NEARKEY_CONFIG", "NEARKEY_API_TOKEN", "NEARKEY_API_KEY", "NEARKEY_API_BASE_URL"}
+	known := []string{"NEARKEY_CONFIG", "NEARKEY_API_TOKEN", "NEARKEY_API_KEY", "NEARKEY_API_BASE_URL", "NEARKEY_WORKERS_URL"}
 	var config Config
 	for _, s := range settings(&config) {
 		known = append(known, s.env())

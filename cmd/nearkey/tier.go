@@ -52,7 +52,11 @@ func (s *service) openEdge(ctx context.Context) error {
 	tier := s.newTier(client, edge.Options{Shared: bool(s.config.Fleet.PoPShared)})
 	replica := catalog.NewReplica(tier, catalog.ReplicaOptions{MaxStale: tierStale(s.config)})
 	rules := s.rules(uint16(rand.Uint32()))
-	follower := feed.NewFollower(client, heard{Tier: tier, replica: replica, stamp: rules.Stamp}, s.logger)
+	workers, err := s.openWorkers(ctx, tier, replica, rules)
+	if err != nil {
+		return err
+	}
+	follower := feed.NewFollower(client, heard{Tier: tier, replica: replica, stamp: rules.Stamp, workers: workers}, s.logger)
 	feedMetrics(s.metrics, follower)
 	s.work = append(s.work, tier.Run, follower.Run)
 	ready := s.farReady(follower)
@@ -69,6 +73,7 @@ type heard struct {
 	*edge.Tier
 	replica *catalog.Replica
 	stamp   *kv.Stamper
+	workers *workers
 }
 
 // Changed implements feed.Sink.
@@ -85,6 +90,7 @@ func (h heard) Told(changes []kv.Change) {
 
 func (h heard) pass(changes []kv.Change) {
 	h.replica.Changed(changes)
+	h.workers.changed(changes)
 	for i := range changes {
 		h.stamp.Observe(changes[i].Version)
 	}
