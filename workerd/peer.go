@@ -1,14 +1,11 @@
 package workerd
 
-// Peer returns the token of a running process by its id, as the kernel tells it of
-// who is at the other end of a socket: for what workerd sends without a header.
+// Peer returns the token of the process with this id, for a connection that only the
+// kernel knows the other end of: workerd adds no header to what opens a socket.
 func (r *Runtime) Peer(pid int) (token string, ok bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for p := range r.processes {
-		if p.pid == pid {
-			return p.token, true
-		}
+	found, ok := r.peers.Load(pid)
+	if !ok {
+		return "", false
 	}
-	return "", false
+	return found.(string), true
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -19,35 +20,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/process"
 )
 
 // binary is the real nearkey, runtimePath the real workerd.
 var binary, runtimePath string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "nk")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	if binary, err = process.Build(context.Background(), dir); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
+func TestMain(m *testing.M) {
 	arch := map[string]string{"amd64": "64", "arm64": "arm64"}[runtime.GOARCH]
-	runtimePath, err = filepath.Abs("../workerd/node_modules/@cloudflare/workerd-linux-" + arch + "/bin/workerd")
-	if err == nil {
-		_, err = os.Stat(runtimePath)
-	}
-	if err != nil {
+	runtimePath = "../workerd/node_modules/@cloudflare/workerd-linux-" + arch + "/bin/workerd"
+	if _, err := os.Stat(runtimePath); err != nil {
 		fmt.Fprintln(os.Stderr, "the tests need the pinned workerd, run make deps:", err)
-		return 1
+		os.Exit(1)
 	}
-	return m.Run()
+	os.Exit(nearkeytest.Main(context.Background(), m, func(built string) { binary = built }))
 }
 
 // world is a running server with Workers.
@@ -272,10 +259,10 @@ func kvBinding(name, id string) map[string]any {
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	const most = 30 * time.Second
-	for deadline := time.Now().Add(most); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not after %s: %s", most, what)
+	nearkeytest.Eventually(t, what, func() error {
+		if !is() {
+			return errors.New("not yet")
 		}
-	}
+		return nil
+	})
 }
