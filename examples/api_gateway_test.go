@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 )
 
 // TestAPIGateway: the API hears of those alone who have a token that is known, has
@@ -67,9 +69,9 @@ func TestAPIGateway(t *testing.T) {
 			return nil
 		}
 	}
-	eventually(t, "a token expires", gone(bearer("brief-"+strings.Repeat("e", 20))))
+	nearkeytest.Eventually(t, "a token expires", gone(bearer("brief-"+strings.Repeat("e", 20))))
 	p.nearkey(t, "kv", "delete", "api-gateway-tokens", adas)
-	eventually(t, "a token is revoked", gone(ada))
+	nearkeytest.Eventually(t, "a token is revoked", gone(ada))
 	if err := gone(bob)(); err == nil {
 		t.Error(errors.New("the revocation took another token with it"))
 	}

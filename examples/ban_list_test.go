@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 )
 
 // TestBanList: banned users and lost devices are kept from the app until the ban ends.
@@ -32,8 +34,8 @@ func TestBanList(t *testing.T) {
 	app.get(t, "/").want(t, http.StatusOK, "welcome")
 	app.do(t, http.MethodPut, "/.bans/users/mallory", `{"reason": "spam", "seconds": 3600}`, admin).want(t, http.StatusCreated, "spam")
 	app.do(t, http.MethodPut, "/.bans/devices/A1", `{"reason": "lost"}`, admin).want(t, http.StatusCreated, `"until":null`)
-	eventually(t, "a user is banned", is(http.StatusForbidden, "X-User-Id: mallory"))
-	eventually(t, "a device is banned", is(http.StatusForbidden, "X-User-Id: ada", "X-Device-Id: A1"))
+	nearkeytest.Eventually(t, "a user is banned", is(http.StatusForbidden, "X-User-Id: mallory"))
+	nearkeytest.Eventually(t, "a device is banned", is(http.StatusForbidden, "X-User-Id: ada", "X-Device-Id: A1"))
 	banned := app.get(t, "/", "X-User-Id: mallory").want(t, http.StatusForbidden, "spam")
 	if banned.header.Get("Retry-After") == "" {
 		t.Error("a ban that ends does not say when")
@@ -55,9 +57,9 @@ func TestBanList(t *testing.T) {
 	// A device that is found, a ban that ends by itself.
 	app.do(t, http.MethodDelete, "/.bans/devices/A1", "", admin).want(t, http.StatusNoContent, "")
 	app.get(t, "/.bans/devices/A1", admin).want(t, http.StatusNotFound, "")
-	eventually(t, "the device is let in", is(http.StatusOK, "X-Device-Id: A1"))
+	nearkeytest.Eventually(t, "the device is let in", is(http.StatusOK, "X-Device-Id: A1"))
 	app.do(t, http.MethodPut, "/.bans/users/hasty", `{"seconds": 2}`, admin).want(t, http.StatusCreated, "")
-	eventually(t, "a ban ends", is(http.StatusOK, "X-User-Id: hasty"))
+	nearkeytest.Eventually(t, "a ban ends", is(http.StatusOK, "X-User-Id: hasty"))
 
 	// Those who are no administrators, and what makes no sense.
 	for _, header := range []string{"X: y", "Authorization: Bearer one-two-four", "Authorization: Bearer "} {

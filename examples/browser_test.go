@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/chromedp/chromedp"
+
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 )
 
 // browser is a tab of a Chromium of its own.
@@ -37,10 +39,10 @@ func openBrowser(t *testing.T) browser {
 	return browser{tab}
 }
 
-// do does what a user would do. It may take as long as patience.
+// do does what a user would do. It may take as long as nearkeytest.Patience.
 func (b browser) do(t *testing.T, steps ...step) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(b.tab, patience)
+	ctx, cancel := context.WithTimeout(b.tab, nearkeytest.Patience)
 	defer cancel()
 	for i, s := range steps {
 		if err := chromedp.Do(ctx, s); err != nil {

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 )
 
 // TestFeatureFlags: a Worker that runs does something else when a key is written.
@@ -25,7 +27,7 @@ func TestFeatureFlags(t *testing.T) {
 	check(t, sees("ada", before)())
 
 	set(`{"new-checkout": {"on": true, "percent": 0, "users": ["ada"]}}`)
-	eventually(t, "ada has the feature", sees("ada", after))
+	nearkeytest.Eventually(t, "ada has the feature", sees("ada", after))
 	check(t, sees("bob", before)())
 
 	users := make([]string, 200)
@@ -43,13 +45,13 @@ func TestFeatureFlags(t *testing.T) {
 		return n, who
 	}
 	set(`{"new-checkout": {"on": true, "percent": 20}, "sale": {"on": true}}`)
-	eventually(t, "there is a sale", sees("bob", "Everything must go!"))
+	nearkeytest.Eventually(t, "there is a sale", sees("bob", "Everything must go!"))
 	few, first := have() // hashes of these names: always the same users
 	if few < 20 || few > 60 {
 		t.Errorf("%d of 200 users have a feature of 20 percent", few)
 	}
 	set(`{"new-checkout": {"on": true, "percent": 50}}`)
-	eventually(t, "the sale is over", func() error { return not(sees("bob", "Everything must go!")()) })
+	nearkeytest.Eventually(t, "the sale is over", func() error { return not(sees("bob", "Everything must go!")()) })
 	more, second := have()
 	if more < 70 || more > 130 {
 		t.Errorf("%d of 200 users have a feature of 50 percent", more)
@@ -61,10 +63,10 @@ func TestFeatureFlags(t *testing.T) {
 	}
 	// Off is off, whatever else it says, and so are flags that cannot be read.
 	set(`{"new-checkout": {"on": false, "percent": 100, "users": ["ada"]}, "sale": {"on": true}}`)
-	eventually(t, "there is a sale again", sees("ada", "Everything must go!"))
+	nearkeytest.Eventually(t, "there is a sale again", sees("ada", "Everything must go!"))
 	check(t, sees("ada", before)())
 	set(`this is no JSON`)
-	eventually(t, "the shop goes on as it was built", func() error { return not(sees("ada", "Everything must go!")()) })
+	nearkeytest.Eventually(t, "the shop goes on as it was built", func() error { return not(sees("ada", "Everything must go!")()) })
 	check(t, sees("ada", before)())
 }
 

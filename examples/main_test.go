@@ -16,9 +16,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nearkey/nearkey/client"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/process"
 )
 
@@ -37,9 +37,7 @@ var shared struct {
 
 const (
 	wranglers = 2 // that run at once: each keeps more than one core busy
-	// patience is how long whatever must happen in the end may take on a busy machine.
-	patience = time.Minute
-	runtime  = "../test/workerd/node_modules/@cloudflare/workerd-linux-64/bin/workerd"
+	runtime   = "../test/workerd/node_modules/@cloudflare/workerd-linux-64/bin/workerd"
 )
 
 // originHosts are the hosts whose servers tests play, see origins.
@@ -115,7 +113,7 @@ func connect(ctx context.Context) error {
 	}
 	address := net.JoinHostPort("127.0.0.1", shared.workers.Port())
 	shared.web = &http.Client{
-		Timeout:       patience,
+		Timeout:       nearkeytest.Patience,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
@@ -166,25 +164,5 @@ func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-// eventually looks until what is so.
-func eventually(t *testing.T, what string, so func() error) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := so()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("%s: not within %s: %v", what, patience, err)
-		case <-tick.C:
-		}
 	}
 }

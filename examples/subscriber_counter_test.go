@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
+
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 )
 
 // TestSubscriberCounter: what the server of a feed says in a header is on the display,
@@ -50,7 +52,7 @@ func TestSubscriberCounter(t *testing.T) {
 	for _, step := range []struct{ says, shown string }{{"999", "999"}, {"1234", "1,234"}} {
 		subscribers.Store(step.says)
 		blog.get(t, "/feed.xml").want(t, http.StatusOK, "the /feed.xml").wantHeader(t, "X-Subscribers", step.says)
-		eventually(t, "the display shows "+step.shown, shows(step.shown))
+		nearkeytest.Eventually(t, "the display shows "+step.shown, shows(step.shown))
 	}
 	// What is no number, what is not the feed, and what failed is not counted. The last
 	// request that counts is the proof that those before it were done with.
@@ -64,7 +66,7 @@ func TestSubscriberCounter(t *testing.T) {
 	check(t, shows("1,234")())
 	subscribers.Store("5")
 	blog.get(t, "/feed.xml").want(t, http.StatusOK, "")
-	eventually(t, "the display shows 5", shows("5"))
+	nearkeytest.Eventually(t, "the display shows 5", shows("5"))
 	if keys := counters.keys(t, ""); len(keys) != 1 || keys[0].Name != "blog.example" {
 		t.Fatalf("the namespace holds %+v", keys)
 	}

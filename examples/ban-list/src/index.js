@@ -105,8 +105,9 @@ async function admin(request, bans, path, query) {
  * @param {string} name
  */
 async function add(request, bans, name) {
-	const { reason = "", seconds } = (await request.json().catch(() => null)) ?? {};
-	if (typeof reason !== "string" || (seconds !== undefined && !(Number.isInteger(seconds) && seconds > 0))) {
+	const sent = await request.json().catch(() => null);
+	const { reason = "", seconds } = sent ?? {};
+	if (!sent || typeof reason !== "string" || (seconds !== undefined && !(Number.isInteger(seconds) && seconds > 0))) {
 		return Response.json({ error: 'want {"reason": "…", "seconds": 3600}; without seconds it is for ever' }, { status: 400 });
 	}
 	/** @type {Ban} */
