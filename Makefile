@@ -73,7 +73,7 @@ deps: test/compat/node_modules/.package-lock.json test/workerd/node_modules/.pac
 	@command -v curl >/dev/null || { apt-get update && apt-get install -y --no-install-recommends curl; }
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { apt-get update && apt-get install -y --no-install-recommends postgresql; }
 	@command -v cc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
-	@command -v chromium google-chrome >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
 
 test/%/node_modules/.package-lock.json: test/%/package-lock.json
 	@command -v npm >/dev/null || { echo "make: the tests need Node.js 20 or newer with npm"; exit 1; }
