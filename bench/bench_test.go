@@ -121,17 +121,6 @@ func TestKeepAlive(t *testing.T) {
 	}
 }
 
-func TestParseStat(t *testing.T) {
-	const stat = "4711 (a ) (b) S 17 4711 4711 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 9 0 100 1000 50 18446744073709551615\n"
-	used, parent, err := parseStat([]byte(stat))
-	if err != nil || used != 3*time.Second || parent != 17 {
-		t.Errorf("got %s, parent %d, %v", used, parent, err)
-	}
-	if _, _, err := parseStat([]byte("4711 (cut")); err == nil {
-		t.Error("a stat that was cut short is accepted")
-	}
-}
-
 func TestParseStatus(t *testing.T) {
 	got, err := parseStatus("Name:\tnearkey\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n")
 	if want := (usage{resident: 1 << 20, peak: 2 << 20}); err != nil || got != want {
@@ -143,14 +132,8 @@ func TestParseStatus(t *testing.T) {
 }
 
 func TestOwnProcess(t *testing.T) {
-	if _, err := cpuOf([]int{os.Getpid()}); err != nil {
-		t.Error(err)
-	}
 	if m, err := memoryOf(os.Getpid()); err != nil || m.resident > m.peak {
 		t.Error(m, err)
-	}
-	if _, err := cpuOf([]int{os.Getpid(), 1 << 30}); err == nil {
-		t.Error("a process that does not exist has used CPU")
 	}
 }
 

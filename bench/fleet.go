@@ -12,6 +12,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/process"
 )
 
 const (
@@ -202,7 +204,7 @@ func (f *fleet) metered(load func() (round, error)) (fleetCost, error) {
 	var used [2][2]time.Duration
 	look := func(at int) error {
 		for i, n := range []*nearkey{f.region, f.centre} {
-			cpu, err := cpuOf(n.pids)
+			cpu, err := process.CPU(n.pids...)
 			if err != nil {
 				return err
 			}

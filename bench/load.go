@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/process"
 )
 
 // op is one operation of a closed loop. io.EOF ends the loop of its worker.
@@ -74,7 +76,7 @@ func drive(ctx context.Context, s *server, conns int, length time.Duration, work
 
 // metered measures what some load costs the server and this process.
 func metered(s *server, load func() (ops int, latencies []time.Duration, err error)) (round, error) {
-	serverBefore, err := cpuOf(s.pids)
+	serverBefore, err := process.CPU(s.pids...)
 	if err != nil {
 		return round{}, err
 	}
@@ -88,7 +90,7 @@ func metered(s *server, load func() (ops int, latencies []time.Duration, err err
 	if err != nil {
 		return round{}, err
 	}
-	serverAfter, err := cpuOf(s.pids)
+	serverAfter, err := process.CPU(s.pids...)
 	if err != nil {
 		return round{}, err
 	}

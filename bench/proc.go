@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,43 +8,15 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/process"
 )
-
-// tick is the unit of CPU time in /proc: USER_HZ is 100 on every Linux that Go
-// runs on.
-const tick = 10 * time.Millisecond
-
-// cpuOf is the CPU time that processes have used, all their threads together.
-func cpuOf(pids []int) (time.Duration, error) {
-	var sum time.Duration
-	for _, pid := range pids {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return 0, err
-		}
-		used, _, err := parseStat(text)
-		if err != nil {
-			return 0, err
-		}
-		sum += used
-	}
-	return sum, nil
-}
 
 // systemShare is the part of a process's CPU time since its start that it spent in
 // the system's calls.
 func systemShare(pid int) (float64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, err
-	}
-	all, _, err := parseStat(text)
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	system, err := strconv.ParseInt(fields[12], 10, 64)
-	return float64(system) * float64(tick) / float64(max(all, tick)), err
+	s, err := process.ReadStat(pid)
+	return float64(s.System) / float64(max(s.User+s.System, process.Tick)), err
 }
 
 // waitOf is how long the threads of processes, all together, were ready to run
@@ -67,45 +38,6 @@ func waitOf(pids []int) time.Duration {
 		}
 	}
 	return sum
-}
-
-// parseStat reads the CPU time and the parent from /proc/PID/stat. The second
-// field is the command in parentheses, which may hold spaces and parentheses.
-func parseStat(text []byte) (used time.Duration, parent int, err error) {
-	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	if len(fields) < 13 {
-		return 0, 0, fmt.Errorf("stat of a process: %q", text)
-	}
-	user, errUser := strconv.ParseInt(fields[11], 10, 64)
-	system, errSystem := strconv.ParseInt(fields[12], 10, 64)
-	parent, errParent := strconv.Atoi(fields[1])
-	if errUser != nil || errSystem != nil || errParent != nil {
-		return 0, 0, fmt.Errorf("stat of a process: %q", text)
-	}
-	return time.Duration(user+system) * tick, parent, nil
-}
-
-// childrenOf returns the processes whose parent is pid.
-func childrenOf(pid int) ([]int, error) {
-	names, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return nil, err
-	}
-	var children []int
-	for _, name := range names {
-		text, err := os.ReadFile(name)
-		if err != nil {
-			continue // it ended meanwhile
-		}
-		if _, parent, err := parseStat(text); err == nil && parent == pid {
-			child, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-			if err != nil {
-				return nil, err
-			}
-			children = append(children, child)
-		}
-	}
-	return children, nil
 }
 
 // usage is the memory that a process occupies, in bytes.

@@ -231,7 +231,7 @@ func (b *bench) startNginx(ctx context.Context, root, prefix, headers string, pi
 		s.Kill()
 		return nil, err
 	}
-	workers, err := childrenOf(s.pids[0])
+	workers, err := process.Children(s.pids[0])
 	if err != nil || len(workers) == 0 {
 		s.Kill()
 		return nil, fmt.Errorf("nginx has no workers (%v)", err)

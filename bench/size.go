@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/process"
 )
 
 const (
@@ -153,7 +155,7 @@ func (n *nearkey) randomGets(path string, keys keyspace, size int) func(int) op 
 func (n *nearkey) settle(ctx context.Context) error {
 	deadline := time.Now().Add(settleTimeout)
 	for time.Now().Before(deadline) {
-		before, err := cpuOf(n.pids)
+		before, err := process.CPU(n.pids...)
 		if err != nil {
 			return err
 		}
@@ -162,7 +164,7 @@ func (n *nearkey) settle(ctx context.Context) error {
 			return ctx.Err()
 		case <-time.After(settleQuiet):
 		}
-		after, err := cpuOf(n.pids)
+		after, err := process.CPU(n.pids...)
 		if err != nil {
 			return err
 		}

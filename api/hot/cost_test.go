@@ -23,6 +23,7 @@ import (
 
 	"github.com/nearkey/nearkey/api/rest"
 	"github.com/nearkey/nearkey/internal/nearkeytest"
+	"github.com/nearkey/nearkey/internal/process"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -189,14 +190,11 @@ func startNginx(t *testing.T, path string) *subject {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "taskset", "-c", "0", "nginx", "-p", home, "-e", "stderr", "-c", config)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
+	running, err := process.Start(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		_ = cmd.Wait()
-	})
+	t.Cleanup(func() { _ = running.End(os.Interrupt, nearkeytest.Patience) })
 	n := &subject{name: "nginx", url: "http://" + address + path}
 	nearkeytest.Until(t, "nginx serves", func() bool {
 		answer, err := http.Get(n.url)
@@ -207,16 +205,8 @@ func startNginx(t *testing.T, path string) *subject {
 		body, _ := io.ReadAll(answer.Body)
 		return answer.StatusCode == 200 && bytes.Equal(body, costValue())
 	})
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
-	if err != nil {
+	if n.pids, err = process.Children(running.Pid()); err != nil {
 		t.Fatal(err)
-	}
-	for _, child := range strings.Fields(string(children)) {
-		pid, err := strconv.Atoi(child)
-		if err != nil {
-			t.Fatal(err)
-		}
-		n.pids = append(n.pids, pid)
 	}
 	return n
 }
@@ -224,22 +214,11 @@ func startNginx(t *testing.T, path string) *subject {
 // cpu is the CPU time that the subject has used.
 func (s *subject) cpu(t *testing.T) time.Duration {
 	t.Helper()
-	ticks := 0
-	for _, pid := range s.pids {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-		for _, f := range fields[11:13] {
-			n, err := strconv.Atoi(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ticks += n
-		}
+	used, err := process.CPU(s.pids...)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return time.Duration(ticks) * 10 * time.Millisecond
+	return used
 }
 
 var wrkRequests = regexp.MustCompile(`(\d+) requests in ([\d.]+)s`)
