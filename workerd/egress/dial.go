@@ -87,8 +87,27 @@ func (s *Server) dial(ctx context.Context, network, address string, refuse func(
 	if len(open) == 0 && denied != nil {
 		return nil, denied
 	}
-	return connect(ctx, network, open, port)
+	conn, err := connect(ctx, network, open, port)
+	if err != nil {
+		return nil, err
+	}
+	return &outgoing{conn, s.config.BodyPause}, nil
 }
+
+// outgoing is a connection to a server, which must take what it is sent.
+type outgoing struct {
+	net.Conn
+	pause time.Duration
+}
+
+func (o *outgoing) Write(b []byte) (int, error) {
+	if err := o.SetWriteDeadline(time.Now().Add(o.pause)); err != nil {
+		return 0, err
+	}
+	return o.Conn.Write(b)
+}
+
+func (o *outgoing) CloseWrite() error { return closeWrite(o.Conn) }
 
 // lookup returns the addresses of a host, at least one.
 func (s *Server) lookup(ctx context.Context, host string) ([]netip.Addr, error) {

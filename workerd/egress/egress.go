@@ -96,7 +96,7 @@ type Config struct {
 	Policy     Policy
 	Allow      []netip.Prefix // may be reached under every policy
 	AllowHosts []string       // so may these, wherever they live: "api.internal", or "*.internal" for all below
-	DenyHosts  []string       // never, under no policy; written as AllowHosts
+	DenyHosts  []string       // under no policy, except for what is Local or has an Origin; written as AllowHosts
 
 	Resolver Resolver       // nil: the system's
 	Roots    *x509.CertPool // that certificates are verified against; nil: the system's
@@ -106,7 +106,7 @@ type Config struct {
 	DialTimeout    time.Duration // until a name is found and a connection is made; 0: DefaultDialTimeout
 	TLSTimeout     time.Duration // for a handshake; 0: DefaultTLSTimeout
 	AnswerTimeout  time.Duration // from the end of a request to the head of its answer; 0: DefaultAnswerTimeout
-	BodyPause      time.Duration // the longest pause within the body of an answer; 0: DefaultBodyPause
+	BodyPause      time.Duration // the longest pause within the body of an answer, or for which a server takes nothing; 0: DefaultBodyPause
 	ConnIdle       time.Duration // for which a connection is kept for the next request; 0: DefaultConnIdle
 
 	Logger *slog.Logger // nil: none
@@ -186,7 +186,7 @@ func New(config Config) *Server {
 	config = config.withDefaults()
 	s := &Server{
 		config: config,
-		policy: policy{kind: config.Policy, allow: config.Allow, allowHosts: config.AllowHosts, denyHosts: config.DenyHosts},
+		policy: policy{kind: config.Policy, allow: plainPrefixes(config.Allow), allowHosts: config.AllowHosts, denyHosts: config.DenyHosts},
 		slots:  make(chan struct{}, config.MaxConns),
 		ended:  make(chan struct{}),
 		killed: make(chan struct{}),

@@ -105,6 +105,7 @@ func (f fault) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	h := w.Header()
 	clear(h)
+	h["Date"] = nil
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("Cache-Control", "private, no-store")
 	h.Set("Content-Length", strconv.Itoa(len(text)))
@@ -112,4 +113,5 @@ func (f fault) answer(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodHead {
 		_, _ = io.WriteString(w, text) // a Worker that is gone needs no error
 	}
+	_ = http.NewResponseController(w).Flush()
 }

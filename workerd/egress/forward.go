@@ -51,14 +51,35 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			s.leave()
 		}
 	}()
-	h := w.Header()
-	h["Content-Type"], h["Date"] = nil, nil // the server's own or none: nothing is guessed
 	if r.Method == http.MethodConnect {
 		s.connect(w, r)
 		return
 	}
+	_ = http.NewResponseController(w).EnableFullDuplex() // both ways at once; HTTP/1.1 can
 	if worker, ok := s.admit(w, r, r.Header.Get(HeaderToken)); ok {
 		s.forward(w, r, worker)
+	}
+	if !c.taken.Load() {
+		drain(w, r)
+	}
+}
+
+// drainBytes and drainTime bound what is read of a body that nobody wants.
+const (
+	drainBytes = 256 << 20
+	drainTime  = 30 * time.Second
+)
+
+// drain reads what is left of a request that was answered before its end: workerd
+// goes on to write it, and would take a closed connection for the answer.
+func drain(w http.ResponseWriter, r *http.Request) {
+	if r.Body == http.NoBody {
+		return
+	}
+	_ = http.NewResponseController(w).Flush()
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(drainTime))
+	if n, err := io.Copy(io.Discard, io.LimitReader(r.Body, drainBytes)); err == nil && n < drainBytes {
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a closed connection tells at the next read
 	}
 }
 
@@ -93,7 +114,6 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, worker string) 
 		fault{http.StatusLoopDetected, codeLoop, "the request came by here more than " + strconv.Itoa(MaxHops) + " times"}.answer(w, r)
 		return
 	}
-	_ = http.NewResponseController(w).EnableFullDuplex() // both ways at once; HTTP/1.1 can
 	if local := s.config.Local(r.Context(), t.scheme, r.Host, r.URL.EscapedPath(), worker); local != nil {
 		s.counts.local.Add(1)
 		local.ServeHTTP(w, t.localRequest(r))
@@ -110,8 +130,33 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, worker string) 
 		TLSHandshakeStart: func() { t.handshake.Store(true) },
 		TLSHandshakeDone:  func(_ tls.ConnectionState, err error) { t.handshake.Store(err != nil) },
 	})
-	s.proxy.ServeHTTP(w, r.WithContext(context.WithValue(ctx, tripKey{}, t)))
+	out := r.WithContext(context.WithValue(ctx, tripKey{}, t))
+	out.Body = open{r.Body}
+	s.proxy.ServeHTTP(final{w}, out)
 }
+
+// open is a body that is drained when it was closed.
+type open struct{ io.Reader }
+
+func (open) Close() error { return nil }
+
+// final is where an answer goes: workerd would take an interim one (1xx) for it.
+type final struct{ http.ResponseWriter }
+
+func (f final) WriteHeader(status int) {
+	if status < 200 {
+		return
+	}
+	for _, name := range []string{"Content-Type", "Date"} { // the server's own or none: nothing is guessed
+		if h := f.Header(); h[name] == nil {
+			h[name] = nil
+		}
+	}
+	f.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets a WebSocket take the connection over.
+func (f final) Unwrap() http.ResponseWriter { return f.ResponseWriter }
 
 // localRequest is a request as a Worker of ours gets it: as from another machine.
 func (t *trip) localRequest(r *http.Request) *http.Request {
@@ -203,10 +248,18 @@ func rewrite(p *httputil.ProxyRequest) {
 type roundTripper struct{ server *Server }
 
 func (r roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
+	transport := r.server.outside
 	if tripOf(req.Context()).origin != nil {
-		return r.server.origins.RoundTrip(req)
+		transport = r.server.origins
 	}
-	return r.server.outside.RoundTrip(req)
+	res, err := transport.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	// workerd knows no trailers: what the body leaves in its own response is not seen.
+	seen := *res
+	seen.Trailer = nil
+	return &seen, nil
 }
 
 // received looks at an answer before it goes on.

@@ -55,6 +55,18 @@ func plainAddr(a netip.Addr) netip.Addr {
 	return a
 }
 
+// plainPrefixes takes the disguises off ranges: addresses are compared without theirs.
+func plainPrefixes(list []netip.Prefix) []netip.Prefix {
+	all := make([]netip.Prefix, len(list))
+	for i, p := range list {
+		all[i] = p
+		if p.Addr().Is4In6() && p.Bits() >= 96 {
+			all[i] = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
+	}
+	return all
+}
+
 // kindOf tells what is not public about an address; empty: nothing.
 func kindOf(a netip.Addr) string {
 	switch a = plainAddr(a); {

@@ -260,6 +260,44 @@ func TestStreamsBothWays(t *testing.T) {
 	w.want(step{"op": "upload", "url": "http://here.test:" + port(t, count.URL), "size": 20 << 20}, `{"value":"20971520 <nil>"}`)
 }
 
+func TestAnswersBeforeTheEndOfARequest(t *testing.T) {
+	t.Parallel()
+	w := start(t, func(_ *world, c *egress.Config) { c.BodyPause = 300 * time.Millisecond })
+	origin := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "too large", http.StatusRequestEntityTooLarge)
+	})
+	w.want(step{"op": "upload", "url": "http://here.test:" + port(t, origin.URL), "size": 20 << 20}, `{"value":"too large\n"}`)
+	if got := w.do(step{"op": "upload", "url": origin.URL, "size": 20 << 20}); !strings.Contains(got, "egress denied") {
+		t.Error(got)
+	}
+	hung := listen(t, func(net.Conn) {})
+	if got := w.do(step{"op": "upload", "url": "http://here.test:" + hung, "size": 20 << 20}); !strings.Contains(got, "does not answer in time") {
+		t.Error(got)
+	}
+}
+
+func TestInterimAnswersAndTrailers(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	origin := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "</a.css>; rel=preload")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Set("Trailer", "Sum")
+		w.Header()["Content-Type"], w.Header()["Date"] = nil, nil
+		w.Header().Set("X-NK-OK", "1")
+		w.WriteHeader(http.StatusAccepted)
+		_, _ = io.WriteString(w, "<html>")
+		w.Header().Set("Sum", "1")
+		w.Header().Set(http.TrailerPrefix+"Other", "1")
+	})
+	for range 3 {
+		got := w.fetch("http://here.test:"+port(t, origin.URL), nil)
+		if got.Status != 202 || got.Body != "<html>" || got.Headers["content-type"] != "" || got.Headers["date"] != "" || got.Headers["x-nk-ok"] != "" {
+			t.Errorf("got %+v", got)
+		}
+	}
+}
+
 func TestWebSockets(t *testing.T) {
 	t.Parallel()
 	ends := make(chan error, 8)
