@@ -47,6 +47,8 @@ func validate(w *Worker, opts *Options) error {
 		switch {
 		case bindingFields[b.Kind] == "":
 			return fmt.Errorf("binding %q: kind %q is not supported", b.Name, b.Kind)
+		case b.Entrypoint != "" && (b.Kind != BindService || !entrypointName(b.Entrypoint)):
+			return fmt.Errorf("binding %q: there is no entrypoint %q", b.Name, b.Entrypoint)
 		case b.Kind == BindKV && opts.KV == "", b.Kind == BindService && opts.Services == "":
 			return fmt.Errorf("binding %q: nothing here serves kind %q", b.Name, b.Kind)
 		}
@@ -72,15 +74,28 @@ type extras struct {
 	report    bool // a copy of the Worker that tells which handlers there are
 	scheduled bool // a Worker of ours that calls the scheduled handler
 	trace     bool // a Worker of ours that is told what happens
+
+	entrypoints string // that are entered by name, each followed by a newline
+}
+
+// named returns the entrypoints.
+func (e extras) named() []string {
+	return strings.FieldsFunc(e.entrypoints, func(r rune) bool { return r == '\n' })
 }
 
 // sockets are the names of the sockets that a process listens on.
 func (e extras) sockets() []string {
+	names := []string{"http"}
 	if e.report || e.scheduled {
-		return []string{"http", "ctl"}
+		names = append(names, "ctl")
 	}
-	return []string{"http"}
+	for i := range e.named() {
+		names = append(names, entrySocket(i))
+	}
+	return names
 }
+
+func entrySocket(i int) string { return "e" + strconv.Itoa(i) }
 
 // A configuration is what workerd is told, while it is being written.
 type configuration struct {
@@ -111,7 +126,7 @@ func (c *configuration) bindings() string {
 			c.external(name, c.opts.KV, [2]string{HeaderNamespace, b.Value})
 			value = quote(name)
 		case BindService:
-			c.external(name, c.opts.Services, [2]string{HeaderService, b.Value})
+			c.external(name, c.opts.Services, [2]string{HeaderService, b.Value}, [2]string{HeaderEntrypoint, b.Entrypoint})
 			value = quote(name)
 		case BindData, BindWasm:
 			c.files[name] = []byte(b.Value)
@@ -152,7 +167,15 @@ func configure(w *Worker, token string, more extras, opts *Options) files {
 		return fmt.Sprintf("(\n%s  compatibilityDate = %s,\n  compatibilityFlags = [%s],\n  bindings = [\n%s  ],\n  globalOutbound = \"egress\",\n%s);\n",
 			code, quote(w.CompatibilityDate), quoteAll(w.Flags), bindings, rest)
 	}
-	ours, socket := "", ""
+	ours, sockets := "", &strings.Builder{}
+	enter := func(name, service string) {
+		fmt.Fprintf(sockets, "    (name = %s, address = \"unix:passed\", service = %s, http = (\n      cfBlobHeader = %s, forwardedProtoHeader = %s, injectResponseHeaders = [(name = %s, value = \"1\")])),\n",
+			quote(name), service, quote(HeaderCF), quote(HeaderProto), quote(headerOK))
+	}
+	enter("http", `"user"`)
+	for i, name := range more.named() {
+		enter(entrySocket(i), fmt.Sprintf(`(name = "user", entrypoint = %s)`, quote(name)))
+	}
 	add := func(name, code string) {
 		fmt.Fprintf(&c.services, "    (name = %s, worker = .%s),\n", quote(name), name)
 		ours += "const " + name + " :Workerd.Worker = " + code
@@ -165,7 +188,7 @@ func configure(w *Worker, token string, more extras, opts *Options) files {
 		add("ctl", scheduledCode(c.files))
 	}
 	if more.report || more.scheduled {
-		socket = "    (name = \"ctl\", address = \"unix:passed\", service = \"ctl\"),\n"
+		sockets.WriteString("    (name = \"ctl\", address = \"unix:passed\", service = \"ctl\"),\n")
 	}
 	if more.trace {
 		c.external("events", opts.Events)
@@ -180,11 +203,9 @@ const config :Workerd.Config = (
     (name = "user", worker = .user),
 %s  ],
   sockets = [
-    (name = "http", address = "unix:passed", service = "user", http = (
-      cfBlobHeader = %s, forwardedProtoHeader = %s, injectResponseHeaders = [(name = %s, value = "1")])),
 %s  ],
 );
-const user :Workerd.Worker = %s%s`, max(opts.HeapBytes>>20, 1), c.services.String(), quote(HeaderCF), quote(HeaderProto), quote(headerOK), socket, user, ours)
+const user :Workerd.Worker = %s%s`, max(opts.HeapBytes>>20, 1), c.services.String(), sockets, user, ours)
 	return c.files
 }
 

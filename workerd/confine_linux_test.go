@@ -98,18 +98,18 @@ func TestKeptConnections(t *testing.T) {
 			_ = c.Close()
 		}
 	}()
-	p := &process{rt: New(Options{}), socket: l.Addr().String(), dead: make(chan struct{})}
+	p, door := &process{rt: New(Options{}), dead: make(chan struct{})}, &pool{socket: l.Addr().String()}
 	for i := range 20 {
 		for _, method := range []string{"GET", "POST"} {
 			rec := httptest.NewRecorder()
-			x := exchange{p: p, w: rec, r: httptest.NewRequest(method, "http://a/", nil)}
+			x := exchange{p: p, door: door, w: rec, r: httptest.NewRequest(method, "http://a/", nil)}
 			if err := x.run(); err != nil || rec.Body.String() != "ok" {
 				t.Fatalf("%s %d: %v %q", method, i, err, rec.Body)
 			}
-			if len(p.pool.idle) != 1 {
-				t.Fatalf("%d connections are kept", len(p.pool.idle))
+			if len(door.idle) != 1 {
+				t.Fatalf("%d connections are kept", len(door.idle))
 			}
-			for deadline := time.Now().Add(10 * time.Second); p.pool.idle[0].quiet(); {
+			for deadline := time.Now().Add(10 * time.Second); door.idle[0].quiet(); {
 				if time.Now().After(deadline) {
 					t.Fatal("the connection does not end")
 				}
@@ -117,8 +117,8 @@ func TestKeptConnections(t *testing.T) {
 		}
 	}
 	// The control: unlooked at, a request that must not be repeated is lost.
-	x := exchange{p: p, w: httptest.NewRecorder(), r: httptest.NewRequest("POST", "http://a/", nil)}
-	x.c = p.pool.idle[0]
+	x := exchange{p: p, door: door, w: httptest.NewRecorder(), r: httptest.NewRequest("POST", "http://a/", nil)}
+	x.c = door.idle[0]
 	if err := x.once(); !errors.Is(err, errStale) {
 		t.Errorf("control: %v", err)
 	}

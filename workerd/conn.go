@@ -39,8 +39,10 @@ type conn struct {
 	heard bool // something came back for this request
 }
 
-// A pool keeps idle connections, the last used first.
+// A pool keeps idle connections to a socket, the last used first.
 type pool struct {
+	socket string
+
 	mu     sync.Mutex // guards idle and closed
 	idle   []*conn
 	closed bool
@@ -48,7 +50,7 @@ type pool struct {
 
 // get returns a connection, a kept one if there is. With sure, it was open a moment
 // ago: a request that can be sent again saves the look.
-func (l *pool) get(ctx context.Context, socket string, sure bool) (*conn, error) {
+func (l *pool) get(ctx context.Context, sure bool) (*conn, error) {
 	for {
 		l.mu.Lock()
 		var c *conn
@@ -58,7 +60,7 @@ func (l *pool) get(ctx context.Context, socket string, sure bool) (*conn, error)
 		}
 		l.mu.Unlock()
 		if c == nil {
-			return dial(ctx, socket)
+			return dial(ctx, l.socket)
 		}
 		if !sure || c.quiet() {
 			return c, nil

@@ -415,3 +415,48 @@ func TestServe(t *testing.T) {
 		t.Error("removed, and found")
 	}
 }
+
+// A service binding may name an export other than the default one.
+func TestEntrypoints(t *testing.T) {
+	var w *world
+	services := service(t, func(rw http.ResponseWriter, r *http.Request) {
+		name, entrypoint := r.Header.Get(workerd.HeaderService), r.Header.Get(workerd.HeaderEntrypoint)
+		if !w.rt.ServeEntrypoint(rw, r, name, entrypoint) {
+			rw.WriteHeader(404)
+		}
+	})
+	w = start(t, workerd.Options{Services: services, Linger: time.Millisecond})
+	b := worker("b", "1", `import {WorkerEntrypoint, DurableObject} from "cloudflare:workers";
+		export default {fetch() { return new Response("default") }};
+		export const Plain = {fetch() { return new Response("plain") }};
+		export class Class extends WorkerEntrypoint { fetch() { return new Response("class") } };
+		export class Throws extends WorkerEntrypoint { fetch() { throw new Error("boom") } };
+		export class Object_ extends DurableObject {}`)
+	_ = w.rt.Load(b)
+	a := worker("a", "1", answering(`await env[r.url.split("/").pop()].fetch("http://x/").then(async r => r.status + " " + await r.text())`))
+	for _, name := range []string{"", "Plain", "Class", "Throws", "Nobody", "Object_"} {
+		a.Bindings = append(a.Bindings, workerd.Binding{Name: "to" + name, Kind: workerd.BindService, Value: "b", Entrypoint: name})
+	}
+	w.deploy(a)
+	for _, c := range []struct{ path, want string }{
+		{"/toNobody", "404 error: the Worker has no such entrypoint: Nobody\n"}, // nothing runs yet
+		{"/to", "200 default"}, {"/toPlain", "200 plain"}, {"/toClass", "200 class"},
+		{"/toThrows", "500 error code: 1101\n"},
+		{"/toNobody", "404 error: the Worker has no such entrypoint: Nobody\n"},
+		{"/toObject_", "500 error code: 1101\n"}, // not one of these
+		{"/to", "200 default"}, {"/toClass", "200 class"}, {"/toPlain", "200 plain"},
+	} {
+		w.want("a", c.path, 200, c.want)
+	}
+	starts := w.status("b").Starts
+	w.want("a", "/toClass", 200, "200 class")
+	if s := w.status("b"); s.Starts != starts || s.Crashes != 0 {
+		t.Errorf("%+v, %d starts before", s, starts)
+	}
+	// A version without one of those that were asked for is deployed all the same.
+	w.deploy(worker("b", "2", `export const Plain = {fetch() { return new Response("new") }}; export default {fetch() { return new Response("new default") }}`))
+	w.want("a", "/to", 200, "200 new default")
+	w.want("a", "/toPlain", 200, "200 new")
+	w.want("a", "/toClass", 200, "404 error: the Worker has no such entrypoint: Class\n")
+	w.want("a", "/toPlain", 200, "200 new")
+}

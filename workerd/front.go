@@ -36,19 +36,25 @@ func (r *Runtime) Handler(name string) http.Handler {
 // Serve answers a request as Handler does, but if there is no such Worker it
 // answers nothing and returns false: the caller may load it and try again.
 func (r *Runtime) Serve(w http.ResponseWriter, req *http.Request, name string) (found bool) {
+	return r.ServeEntrypoint(w, req, name, "")
+}
+
+// ServeEntrypoint does what Serve does by an entrypoint of the Worker other than
+// its default export. The first request to one replaces the process, as a deploy.
+func (r *Runtime) ServeEntrypoint(w http.ResponseWriter, req *http.Request, name, entrypoint string) (found bool) {
 	s := r.script(name, false)
 	if s == nil {
 		return false
 	}
-	p, err := s.enter(req.Context())
+	p, err := s.enterBy(req.Context(), entrypoint)
 	if errors.Is(err, ErrNotFound) {
 		return false // it was removed meanwhile
 	}
 	s.requests.Add(1)
 	ray := newRay()
-	if err == nil && s.pass(p, w, req, ray, true) {
-		if p, err = s.enter(req.Context()); err == nil {
-			s.pass(p, w, req, ray, false)
+	if err == nil && s.pass(p, p.doors[entrypoint], w, req, ray, true) {
+		if p, err = s.enterBy(req.Context(), entrypoint); err == nil {
+			s.pass(p, p.doors[entrypoint], w, req, ray, false)
 		}
 	}
 	if err != nil {
@@ -60,9 +66,9 @@ func (r *Runtime) Serve(w http.ResponseWriter, req *http.Request, name string) (
 // pass passes a request to a process that has counted it in. It reports whether
 // the process ended without the request having been seen, as far as one can
 // tell: then another one may have it, if mayRepeat.
-func (s *script) pass(p *process, w http.ResponseWriter, req *http.Request, ray string, mayRepeat bool) (again bool) {
+func (s *script) pass(p *process, door *pool, w http.ResponseWriter, req *http.Request, ray string, mayRepeat bool) (again bool) {
 	defer p.leave()
-	x := exchange{p: p, w: w, r: req, ray: ray + "-" + p.rt.opts.Place}
+	x := exchange{p: p, door: door, w: w, r: req, ray: ray + "-" + p.rt.opts.Place}
 	err := x.run()
 	switch {
 	case err == nil:
@@ -127,6 +133,8 @@ func (r *Runtime) refuse(w http.ResponseWriter, req *http.Request, ray string, e
 	case req.Context().Err() != nil:
 	case errors.Is(err, ErrNotFound):
 		errorPage(w, req, http.StatusNotFound, 1042, err.Error(), ray)
+	case errors.Is(err, errEntrypoint):
+		errorPage(w, req, http.StatusNotFound, 0, err.Error(), ray)
 	case errors.As(err, &fault):
 		errorPage(w, req, http.StatusInternalServerError, 1101, "Worker threw exception while it started", ray)
 	case errors.Is(err, ErrMissing):
@@ -182,6 +190,7 @@ var (
 // An exchange is one request and its answer.
 type exchange struct {
 	p        *process
+	door     *pool
 	w        http.ResponseWriter
 	r        *http.Request
 	ray      string
@@ -195,7 +204,7 @@ type exchange struct {
 // connection broke before anything came back.
 func (x *exchange) run() error {
 	for {
-		c, err := x.p.pool.get(x.r.Context(), x.p.socket, !repeatable(x.r))
+		c, err := x.door.get(x.r.Context(), !repeatable(x.r))
 		if err != nil {
 			return err
 		}
@@ -228,7 +237,7 @@ func (x *exchange) once() (err error) {
 	stop := context.AfterFunc(x.r.Context(), func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer func() {
 		if stop() && keep && err == nil {
-			x.p.pool.put(c)
+			x.door.put(c)
 			return
 		}
 		_ = c.Close()

@@ -43,13 +43,12 @@ type process struct {
 	dir     string // of its own; removed when it has ended
 	more    extras
 	sockets map[string]*net.UnixListener // by name; ours: workerd only accepts from them
-	socket  string                       // the path of the one for requests
 	config  files
 	handle  *os.Process
 	pid     int
 	started time.Time
-	pool    pool
-	gone    bool // has ended; guarded by the Runtime's mu
+	doors   map[string]*pool // connections, by entrypoint
+	gone    bool             // has ended; guarded by the Runtime's mu
 
 	owner    atomic.Pointer[script]
 	progress atomic.Int64  // signs of life
@@ -172,6 +171,7 @@ func (r *Runtime) reserve(w *Worker, more extras) (*process, error) {
 				dead:   make(chan struct{}),
 
 				sockets: map[string]*net.UnixListener{},
+				doors:   map[string]*pool{},
 				drained: make(chan struct{}),
 			}, nil
 		}
@@ -235,7 +235,10 @@ func (p *process) begin(binary string) (ready chan struct{}, err error) {
 		open, passed = append(open, f), append(passed, f)
 		args = append(args, "--socket-fd", name+"="+strconv.Itoa(4+i))
 	}
-	p.socket = p.path("http")
+	p.doors[""] = &pool{socket: p.path("http")}
+	for i, name := range p.more.named() {
+		p.doors[name] = &pool{socket: p.path(entrySocket(i))}
+	}
 	control, controlEnd, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -270,7 +273,7 @@ func (p *process) begin(binary string) (ready chan struct{}, err error) {
 }
 
 // path is where a socket of the process is.
-func (p *process) path(name string) string { return filepath.Join(p.dir, name[:1]) }
+func (p *process) path(name string) string { return filepath.Join(p.dir, name) }
 
 // open listens on a socket and returns what the process is given of it.
 func (p *process) open(name string) (*os.File, error) {
@@ -344,7 +347,9 @@ func outOfMemory(said []byte) bool {
 
 // clean removes what a process leaves behind.
 func (p *process) clean() {
-	p.pool.close()
+	for _, door := range p.doors {
+		door.close()
+	}
 	for _, l := range p.sockets {
 		_ = l.Close()
 	}

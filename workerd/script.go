@@ -90,7 +90,7 @@ func (s *script) enter(ctx context.Context) (*process, error) {
 
 // start starts a version on demand.
 func (s *script) start(f *flight, w *Worker) {
-	p, err := s.startOnce(w)
+	p, more, err := s.startOnce(w)
 	s.mu.Lock()
 	current := s.worker == w
 	kept := err == nil && current && s.cur == nil
@@ -102,6 +102,8 @@ func (s *script) start(f *flight, w *Worker) {
 		s.starts.Add(1)
 	case !current:
 		err = nil // another version is wanted by now: those who wait look again
+	case errors.As(err, &fault) && more.entrypoints != "":
+		s.forgetEntrypoints(more)
 	case errors.As(err, &fault):
 		s.held()
 	}
@@ -113,21 +115,22 @@ func (s *script) start(f *flight, w *Worker) {
 	}
 }
 
-func (s *script) startOnce(w *Worker) (*process, error) {
+func (s *script) startOnce(w *Worker) (*process, extras, error) {
 	s.mu.Lock()
 	wait, more := time.Until(s.notBefore), s.more
 	s.mu.Unlock()
 	if wait > waitBackoff {
-		return nil, ErrCrashing
+		return nil, more, ErrCrashing
 	}
 	if wait > 0 {
 		select {
 		case <-time.After(wait):
 		case <-s.rt.closing:
-			return nil, ErrClosed
+			return nil, more, ErrClosed
 		}
 	}
-	return s.rt.launch(nil, w, more)
+	p, err := s.rt.launch(nil, w, more)
+	return p, more, err
 }
 
 // hold keeps others from replacing the process by hand, until release.
@@ -176,6 +179,9 @@ func (s *script) adjust(ctx context.Context, change func(*extras)) error {
 		}
 		fresh, err := s.rt.launch(ctx.Done(), w, more)
 		if err != nil {
+			s.mu.Lock()
+			s.forgetEntrypoints(more)
+			s.mu.Unlock()
 			return err
 		}
 		if s.exchange(w, p, fresh) {
@@ -238,6 +244,7 @@ func (s *script) replace(w *Worker, p *process) bool {
 	old := s.cur
 	s.worker, s.cur, s.gone = w, p, w == nil
 	s.failures, s.notBefore = 0, time.Time{}
+	s.more.entrypoints = "" // of the version before
 	if p != nil {
 		p.owner.Store(s)
 		s.starts.Add(1)

@@ -77,12 +77,13 @@ type Options struct {
 
 // Headers between workerd and our services.
 const (
-	HeaderToken     = "X-NK-Token"   // whose process this is: Runtime.Identify
-	HeaderNamespace = "X-NK-NS"      // the namespace of a KV binding
-	HeaderService   = "X-NK-Service" // the Worker that a service binding names
-	HeaderProto     = "X-NK-Proto"   // the scheme of the URL
-	HeaderCF        = "X-NK-CF"      // request.cf or the cf of a fetch, as JSON
-	headerOK        = "X-NK-OK"      // on every answer that the Worker made
+	HeaderToken      = "X-NK-Token"      // whose process this is: Runtime.Identify
+	HeaderNamespace  = "X-NK-NS"         // the namespace of a KV binding
+	HeaderService    = "X-NK-Service"    // the Worker that a service binding names
+	HeaderEntrypoint = "X-NK-Entrypoint" // and the entrypoint; empty: the default export
+	HeaderProto      = "X-NK-Proto"      // the scheme of the URL
+	HeaderCF         = "X-NK-CF"         // request.cf or the cf of a fetch, as JSON
+	headerOK         = "X-NK-OK"         // on every answer that the Worker made
 )
 
 // A ModuleType is how workerd loads a module.
@@ -125,9 +126,10 @@ const (
 
 // A Binding is one name in a Worker's env.
 type Binding struct {
-	Name  string
-	Kind  BindingKind
-	Value string
+	Name       string
+	Kind       BindingKind
+	Value      string
+	Entrypoint string // of the Worker that a service binding names; empty: its default export
 }
 
 // A Worker is one version of one Worker. It must not change once it was given.
@@ -329,7 +331,9 @@ func (r *Runtime) Deploy(ctx context.Context, w Worker) error {
 		return err
 	}
 	defer s.release()
-	p, err := r.launch(ctx.Done(), &w, s.wanted())
+	more := s.wanted()
+	more.entrypoints = "" // of another version
+	p, err := r.launch(ctx.Done(), &w, more)
 	if err != nil {
 		return err
 	}
