@@ -38,7 +38,7 @@ func start(t *testing.T, config Config) *world {
 		t.Fatal(err)
 	}
 	if config.Identify == nil {
-		config.Identify = func(token string) (string, bool) { return "zone of " + token, strings.HasPrefix(token, "t") }
+		config.Identify = func(token string) (string, bool) { return "zone of " + token, token != "unknown" }
 	}
 	w := &world{t: t, server: New(config), socket: filepath.Join(dir, "s"), served: make(chan error, 1)}
 	l, err := net.Listen("unix", w.socket)
@@ -211,6 +211,10 @@ func TestKeys(t *testing.T) {
 			}
 		}
 	}
+	upper, lower := httptest.NewRequest("GET", "/", nil), httptest.NewRequest("GET", "/", nil)
+	if upper.Host, lower.Host = "A.example", "a.example"; string(keyOf("", upper)) != string(keyOf("", lower)) {
+		t.Error("a host is a host, in whatever case")
+	}
 	for cf, want := range map[string]string{
 		"": "", "{": "", `{"cacheKey":1}`: "", `{"cacheKey":null}`: "", `{"cacheKey":""}`: "", `{"cacheKey":"ü"}`: "ü", `["cacheKey"]`: "",
 	} {
@@ -333,7 +337,10 @@ func TestHungClients(t *testing.T) {
 	head.send("GET / HTTP/1.1\r\nHo")
 	body := w.dial()
 	body.send("PUT / HTTP/1.1\r\nHost: a.example\r\nX-NK-Token: t\r\nContent-Length: 1000000\r\n\r\n" + sized(strings.Repeat("x", 10_000))[:9_000])
-	until(t, "both are let go of", func() bool { s := w.server.Stats(); return s.Conns == 0 && s.Held == 0 })
+	if _, err := io.ReadAll(head.in); err != nil {
+		t.Errorf("after a part of a head: %v", err)
+	}
+	until(t, "the other is let go of, too", func() bool { s := w.server.Stats(); return s.Incomplete == 1 && s.Conns == 0 && s.Held == 0 })
 	w.want("PUT", "/big", "", sized(strings.Repeat("x", 4<<20)), 204)
 	deaf := w.dial()
 	deaf.send(request("GET", "/big", "", ""))
@@ -351,9 +358,36 @@ func TestEndlessBody(t *testing.T) {
 	l.send("PUT / HTTP/1.1\r\nHost: a.example\r\nX-NK-Token: t\r\nTransfer-Encoding: chunked\r\n\r\n13\r\nHTTP/1.1 200 OK\r\n\r\n\r\n")
 	until(t, "it is let go of", func() bool {
 		_, _ = io.WriteString(l, "1\r\nx\r\n") // fails in the end
-		return w.server.Stats().Conns == 0
+		s := w.server.Stats()
+		return s.Incomplete == 1 && s.Conns == 0
 	})
 	w.want("GET", "/", "", "", 504)
+}
+
+// A body that comes slowly, but comes, is kept.
+func TestSlowBody(t *testing.T) {
+	w := start(t, Config{BodyPause: 300 * time.Millisecond})
+	l := w.dial()
+	l.send("PUT / HTTP/1.1\r\nHost: a.example\r\nX-NK-Token: t\r\nTransfer-Encoding: chunked\r\n\r\n13\r\nHTTP/1.1 200 OK\r\n\r\n\r\n")
+	began := time.Now()
+	until(t, "it took longer than a pause", func() bool {
+		l.send("1\r\nx\r\n")
+		return time.Since(began) > 500*time.Millisecond
+	})
+	l.send("0\r\n\r\n")
+	if res, _ := l.receive("PUT"); res.StatusCode != 204 {
+		t.Errorf("put: %v", res)
+	}
+}
+
+// Nothing is held for a body that is refused, though it still comes.
+func TestRefusedBodyHoldsNothing(t *testing.T) {
+	w := start(t, Config{MaxObject: 100 << 10})
+	l := w.dial()
+	l.send("PUT / HTTP/1.1\r\nHost: a.example\r\nX-NK-Token: t\r\nContent-Length: 1000000\r\n\r\nHTTP/1.1 200 OK\r\nA: " + strings.Repeat("a", 100<<10))
+	until(t, "the head is held", func() bool { return w.server.Stats().Held >= 96<<10 })
+	l.send("\r\n\r\n" + strings.Repeat("x", 200<<10))
+	until(t, "nothing is", func() bool { s := w.server.Stats(); return s.TooLarge == 1 && s.Held == 0 && s.Conns == 1 })
 }
 
 // What is being received is bounded, however much is begun at once; what does not
@@ -449,6 +483,20 @@ func TestMultipart(t *testing.T) {
 	}
 	if _, err := parts.NextPart(); !errors.Is(err, io.EOF) {
 		t.Errorf("one more: %v", err)
+	}
+}
+
+func TestNotModified(t *testing.T) {
+	w := start(t, Config{})
+	w.want("PUT", "/", "", sized("body", "ETag: \"1\"", "Content-Type: a/b", "Content-Encoding: gzip", "Content-Language: de", "Content-Location: /x", "X-Own: y"), 204)
+	res, body := w.dial().do("GET", "/", "If-None-Match: \"1\"\r\n", "")
+	if res.StatusCode != 304 || body != "" {
+		t.Errorf("%v %q", res, body)
+	}
+	for name, want := range map[string]string{"Content-Type": "", "Content-Encoding": "", "Content-Language": "", "Content-Length": "", "Content-Location": "/x", "X-Own": "y", "Etag": `"1"`} {
+		if got := res.Header.Get(name); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
 	}
 }
 

@@ -264,9 +264,7 @@ func (sh *shard) evict(now time.Time) bool {
 			held++
 			sh.move(e)
 		case e.reads > 0 && e.fresh(now):
-			if e.reads--; q == &sh.young {
-				e.reads = 0
-			}
+			e.reads--
 			sh.move(e)
 		default:
 			if q == &sh.young {

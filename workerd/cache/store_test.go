@@ -165,6 +165,76 @@ func TestHeldEntriesCount(t *testing.T) {
 	s.check(t)
 }
 
+// Of many entries that are read all but one, that one goes, and it alone.
+func TestTheOneThatIsNotHeld(t *testing.T) {
+	now := time.Now()
+	cost := newEntry("key 000", 1000, now).cost
+	s := newStore(200 * cost)
+	for i := range 200 {
+		key := fmt.Sprintf("key %03d", i)
+		s.add(key, 1000, now)
+		if i != 77 {
+			defer s.release(s.get([]byte(key), nil, now))
+		}
+	}
+	if !s.add("one more", 999, now) {
+		t.Error("there was no room")
+	}
+	if s.holds("key 077") || s.entries() != 200 || s.evicted.Load() != 1 {
+		t.Errorf("%d entries, %d went", s.entries(), s.evicted.Load())
+	}
+	s.check(t)
+}
+
+// What is stale goes before what is fresh, though it was read.
+func TestStaleGoesFirst(t *testing.T) {
+	now := time.Now()
+	s := newStore(1 << 20)
+	sh, _ := s.shard([]byte("stale"))
+	stale := newEntry("stale", 100, now)
+	stale.life = time.Minute
+	s.reserve(stale.cost, now)
+	s.put([]byte("stale"), nil, stale)
+	for range maxReads {
+		s.has("stale", now)
+	}
+	for i := 0; sh.young.count < 3; i++ {
+		s.add(fmt.Sprintf("fresh %d", i), 100, now)
+	}
+	if !sh.evict(now.Add(time.Minute)) || s.holds("stale") {
+		t.Error("it is still there")
+	}
+}
+
+// What is new has a tenth of the bytes to be read a first time.
+func TestYoungEntriesHaveTime(t *testing.T) {
+	now := time.Now()
+	s := newStore(2000 * newEntry("hot 0000", 1000, now).cost)
+	for i := range 1980 {
+		key := fmt.Sprintf("hot %04d", i)
+		s.add(key, 1000, now)
+		for range maxReads {
+			s.has(key, now)
+		}
+	}
+	for i := range 20 {
+		s.add(fmt.Sprintf("new %02d", i), 1000, now)
+	}
+	for i := range 50 {
+		s.add(fmt.Sprintf("scan %d", i), 1000, now)
+	}
+	there := 0
+	for i := range 20 {
+		if s.has(fmt.Sprintf("new %02d", i), now) {
+			there++
+		}
+	}
+	if there < 18 {
+		t.Errorf("%d of 20 are left", there)
+	}
+	s.check(t)
+}
+
 func TestExactlyTheLimit(t *testing.T) {
 	now := time.Now()
 	cost := newEntry("k", 5000, now).cost
