@@ -36,7 +36,7 @@ func (m *Main) openCentre(ctx context.Context, s *service) error {
 	tier := s.newTier(barrier, edge.Options{Sole: far.sole})
 	hub := feed.NewHub(s.hubOptions(far.store))
 	cat.UseWorkers(tier, rules.Stamp)
-	workers, err := s.openWorkers(ctx, tier, cat, rules)
+	workers, err := s.openWorkers(ctx, tier, cat, cat, rules)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (s *service) openEdge(ctx context.Context) error {
 	tier := s.newTier(client, edge.Options{Shared: bool(s.config.Fleet.PoPShared)})
 	replica := catalog.NewReplica(tier, catalog.ReplicaOptions{MaxStale: tierStale(s.config)})
 	rules := s.rules(uint16(rand.Uint32()))
-	workers, err := s.openWorkers(ctx, tier, replica, rules)
+	workers, err := s.openWorkers(ctx, tier, replica, nil, rules)
 	if err != nil {
 		return err
 	}
@@ -126,14 +126,8 @@ func (s *service) forward() (http.Handler, error) {
 	if err != nil {
 		return nil, usagef("setting fleet.api_far: %w", err)
 	}
-	transport := &http.Transport{
-		DialContext:         (&net.Dialer{Timeout: forwardConnect}).DialContext,
-		TLSHandshakeTimeout: forwardConnect, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13},
-		ResponseHeaderTimeout: forwardAnswer, IdleConnTimeout: forwardIdle,
-		MaxConnsPerHost: forwardConnections, MaxIdleConnsPerHost: forwardConnections,
-	}
 	return &httputil.ReverseProxy{
-		Transport: transport,
+		Transport: s.apiTransport(),
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.SetXForwarded()
@@ -145,6 +139,16 @@ func (s *service) forward() (http.Handler, error) {
 			w.WriteHeader(http.StatusBadGateway) // the API makes its own answer of it
 		},
 	}, nil
+}
+
+// apiTransport carries requests to the API of the centre.
+func (s *service) apiTransport() *http.Transport {
+	return &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: forwardConnect}).DialContext,
+		TLSHandshakeTimeout: forwardConnect, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13},
+		ResponseHeaderTimeout: forwardAnswer, IdleConnTimeout: forwardIdle,
+		MaxConnsPerHost: forwardConnections, MaxIdleConnsPerHost: forwardConnections,
+	}
 }
 
 // readiness is an API whose /readyz says why it is not ready: of an edge that is

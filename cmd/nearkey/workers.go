@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -18,8 +19,10 @@ import (
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/workerd"
 	"github.com/nearkey/nearkey/workerd/cache"
+	"github.com/nearkey/nearkey/workerd/cron"
 	"github.com/nearkey/nearkey/workerd/egress"
 	"github.com/nearkey/nearkey/workerd/host"
+	"github.com/nearkey/nearkey/workerd/tail"
 )
 
 // workers is what runs Workers in this process.
@@ -30,6 +33,9 @@ type workers struct {
 	host      *host.Host
 	keys      *catalog.Keys
 	listener  net.Listener // nil: Workers answer nobody here
+
+	hub   *tail.Hub       // of a centre
+	crons *cron.Scheduler // of a centre
 }
 
 // workerKeysName is the file of the data directory with the keys of secrets.
@@ -45,8 +51,8 @@ const (
 )
 
 // openWorkers opens what runs Workers on the records that a tier gives; nil if this
-// process runs none.
-func (s *service) openWorkers(ctx context.Context, tier *edge.Tier, authority authority, rules *kv.Rules) (*workers, error) {
+// process runs none. An edge has no catalog.
+func (s *service) openWorkers(ctx context.Context, tier *edge.Tier, authority authority, cat *catalog.Catalog, rules *kv.Rules) (*workers, error) {
 	if !s.config.runsWorkers() {
 		return nil, nil
 	}
@@ -72,10 +78,14 @@ func (s *service) openWorkers(ctx context.Context, tier *edge.Tier, authority au
 		Output: func(name, version string, line []byte) { w.host.Output(name, version, line) },
 		Logger: s.logger,
 	})
-	w.host = host.New(host.Config{
+	config := host.Config{
 		Records: catalog.NewWorkerReplica(tier, catalog.ReplicaOptions{MaxStale: tierStale(s.config)}),
 		Runtime: w.runtime, Keys: w.keys, Domain: c.Domain, Origin: s.config.origin, Logger: s.logger,
-	})
+	}
+	if err := w.follow(&config, cat); err != nil {
+		return nil, err
+	}
+	w.host = host.New(config)
 	s.work = append(s.work, w.runtime.Run, w.host.Run)
 	if err := w.attend(ctx, dir, tier, rules); err != nil {
 		return nil, err
@@ -87,6 +97,37 @@ func (s *service) openWorkers(ctx context.Context, tier *edge.Tier, authority au
 	workerMetrics(s.metrics, w.runtime)
 	s.workers = w
 	return w, nil
+}
+
+// follow has what Workers do told to those who follow them: a centre has them, and an
+// edge knows the way to it. A centre fires crons, too.
+func (w *workers) follow(config *host.Config, cat *catalog.Catalog) error {
+	s := w.service
+	if cat == nil {
+		base, err := apiFarURL(s.config.Fleet.APIFar)
+		if err != nil {
+			return usagef("setting fleet.api_far: %w", err)
+		}
+		courier := tail.NewCourier(tail.CourierOptions{
+			Deliver: tail.DeliverTo(strings.TrimSuffix(base.String(), "/")+"/client/v4", &http.Client{Transport: s.apiTransport()}),
+			Logger:  s.logger,
+		})
+		config.Deliver = func(d host.Delivery) { courier.Publish(d.AccountID, d.Worker, d.Tails, d.Event) }
+		s.work = append(s.work, courier.Run)
+		return nil
+	}
+	w.hub = tail.NewHub(tail.Options{Tails: cat, Logger: s.logger})
+	config.Deliver = func(d host.Delivery) { w.hub.Publish(d.AccountID, d.Worker, d.Event) }
+	config.Log = w.hub.Log
+	w.crons = cron.New(cron.Options{Catalog: cat, Fire: w.fire, Holder: catalog.NewSecret(), Logger: s.logger})
+	s.work = append(s.work, w.hub.Run, w.crons.Run)
+	return nil
+}
+
+// fire calls the scheduled handler of a Worker.
+func (w *workers) fire(ctx context.Context, accountID, worker, cron string, at time.Time) (outcome string, noRetry bool, err error) {
+	o, err := w.host.Scheduled(ctx, accountID, worker, cron, at)
+	return o.Outcome, o.NoRetry, err
 }
 
 // listen opens the address of Workers. One that nobody chose and somebody has is no
@@ -169,9 +210,11 @@ func (w *workers) attend(ctx context.Context, dir string, tier *edge.Tier, rules
 	})
 	for name, server := range map[string]answerer{
 		socketKV: binding.New(binding.Config{
-			Identify: func(token, ns string) (binding.Space, error) { return w.space(context.WithoutCancel(ctx), tier, rules, token, ns) },
-			Spend:    func(token string) bool { return w.runtime.Spend(token, workerd.KVOperation) },
-			Limits:   rules.Limits, Near: tier, MaxAge: time.Duration(s.config.Fleet.MaxAge),
+			Identify: func(token, ns string) (binding.Space, error) {
+				return w.space(context.WithoutCancel(ctx), tier, rules, token, ns)
+			},
+			Spend:  func(token string) bool { return w.runtime.Spend(token, workerd.KVOperation) },
+			Limits: rules.Limits, Near: tier, MaxAge: time.Duration(s.config.Fleet.MaxAge),
 			HeldBytes: s.memory.door, Logger: s.logger, Metrics: s.metrics,
 		}),
 		socketCache:    cached,
@@ -213,7 +256,7 @@ func (w *workers) rest() *rest.Workers {
 		return nil
 	}
 	return &rest.Workers{
-		Keys: w.keys, Domain: w.domain(), Scheme: w.scheme(), Check: w.check,
+		Keys: w.keys, Domain: w.domain(), Scheme: w.scheme(), Check: w.check, Tails: w.hub, Fire: w.crons.Fire,
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 )
 
@@ -16,28 +15,6 @@ func configFile(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return file
-}
-
-// children are the processes below one, by /proc.
-func children(t *testing.T, of int) (all []int) {
-	t.Helper()
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, file := range stats {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue // it has ended
-		}
-		_, after, _ := strings.Cut(string(text), ") ")
-		fields := strings.Fields(after)
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err == nil && len(fields) > 1 && fields[1] == strconv.Itoa(of) {
-			all = append(all, pid)
-		}
-	}
-	return all
 }
 
 // anyRuns reports whether one of the processes has not ended.

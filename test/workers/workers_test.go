@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/nearkey/nearkey/internal/process"
 )
 
 // A Worker is there when its deploy is acknowledged, with variables, secrets, JSON
@@ -219,9 +221,9 @@ func TestKilled(t *testing.T) {
 		bindings: []map[string]any{kvBinding("KV", ns)},
 	})
 	w.want("kept", "/", "v")
-	before := children(t, w.Pid())
-	if len(before) == 0 {
-		t.Fatal("no process of a Worker")
+	before, err := process.Children(w.Pid())
+	if err != nil || len(before) == 0 {
+		t.Fatalf("processes of Workers: %v, %v", before, err)
 	}
 	w.Kill()
 	eventually(t, "the processes of Workers end with their server", func() bool { return !anyRuns(before) })
