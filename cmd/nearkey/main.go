@@ -110,6 +110,7 @@ func (m *Main) rootCommand() *cobra.Command {
 		m.serveCommand(), m.devCommand(), m.configCommand(), m.envCommand(),
 		m.namespaceCommand(), m.kvCommand(), m.tokenCommand(),
 		m.exportCommand(), m.importCommand(),
+		m.workersCommand(), m.tailCommand(), m.cronCommand(),
 		m.verifyCommand(), m.repairCommand(), m.providersCommand(), m.shardsCommand(), m.backupCommand(), m.restoreCommand(), m.versionCommand(),
 	)
 	return root
