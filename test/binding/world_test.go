@@ -22,6 +22,8 @@ import (
 
 	"github.com/nearkey/nearkey/api/binding"
 	"github.com/nearkey/nearkey/edge"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
+	"github.com/nearkey/nearkey/internal/process"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -266,37 +268,29 @@ func start(t *testing.T, dir string, limits kv.Limits) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(path, "serve", "config.capnp")
-	cmd.Dir = dir
-	var stderr bytes.Buffer
-	cmd.Stderr, cmd.Env = &stderr, []string{"TZ=UTC"}
-	if err := cmd.Start(); err != nil {
+	cmd.Dir, cmd.Env = dir, []string{"TZ=UTC"}
+	running, err := process.Start(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
-	exited := make(chan error, 1)
-	go func() { exited <- cmd.Wait() }()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-exited
+		running.Kill()
 		if t.Failed() {
-			t.Log(stderr.String())
+			t.Log(running.Output())
 		}
 	})
-	for deadline := time.Now().Add(20 * time.Second); ; {
+	nearkeytest.Eventually(t, "workerd listens", func() error {
+		select {
+		case <-running.Done():
+			t.Fatalf("workerd ended: %v: %s", running.Err(), running.Output())
+		default:
+		}
 		c, err := net.Dial("unix", filepath.Join(dir, "http.sock"))
 		if err == nil {
 			_ = c.Close()
-			return
 		}
-		select {
-		case err := <-exited:
-			exited <- err
-			t.Fatal(fmt.Errorf("workerd ended: %w: %s", err, stderr.String()))
-		case <-time.After(10 * time.Millisecond):
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("workerd does not listen")
-		}
-	}
+		return err
+	})
 }
 
 // one is a case of the Worker.
