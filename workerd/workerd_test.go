@@ -439,9 +439,9 @@ func TestStreams(t *testing.T) {
 	}
 	_ = pw.Close()
 	// Both directions at once: each part is echoed before the next is sent.
-	pr, pw = io.Pipe()
-	go func() { _, _ = pw.Write([]byte("1")) }()
-	res, err := http.DefaultClient.Do(w.request("POST", "a", "/echo", pr))
+	in, out := io.Pipe()
+	go func() { _, _ = out.Write([]byte("1")) }()
+	res, err := http.DefaultClient.Do(w.request("POST", "a", "/echo", in))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -451,7 +451,7 @@ func TestStreams(t *testing.T) {
 			t.Fatalf("%q %v", b, err)
 		}
 		if i < 2 {
-			_, _ = pw.Write([]byte{byte('2' + i)})
+			_, _ = out.Write([]byte{byte('2' + i)})
 		}
 	}
 	_ = pw.Close()
