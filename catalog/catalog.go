@@ -1,5 +1,5 @@
-// Package catalog is the control plane: accounts, namespaces, API tokens, and
-// who may do what.
+// Package catalog is the control plane: accounts, namespaces, API tokens, who may
+// do what, and Workers with all that belongs to them.
 //
 // It rests in a SQL database: a SQLite file of its own, or a PostgreSQL server that
 // several processes share; what differs is confined to sqlite.go and postgresql.go.
@@ -11,14 +11,20 @@
 // Secrets are stored as their SHA-256 only. They are random and long, so that a
 // slow hash would add nothing but load.
 //
-// What edges need of it is published as records of the namespace Reserved: a
-// Publisher keeps them as the database says, and a Replica answers from them what
-// every request asks, without the database. So an edge learns of a token, its
-// revocation or a namespace as of any key, at latest after CacheFor, and goes on
-// without the control plane.
+// What edges need of it is published as records of the namespaces Reserved and
+// Workers: a Publisher keeps them as the database says, and a Replica and a
+// WorkerReplica answer from them what every request asks, without the database. So
+// an edge learns of a token, its revocation, a namespace or a deploy as of any key,
+// at latest after CacheFor, and goes on without the control plane.
+//
+// The modules of Workers are records too, known by their hash and written before
+// the version that has them; they are in the store alone, and the database knows
+// which are there and why. The secrets of Workers are encrypted, by Keys that the
+// catalog never sees.
 //
 // It may lose its caches, which costs a query each; without its database nothing
-// can be changed and only what is cached goes on being served.
+// can be changed and only what is cached goes on being served. A module that the
+// store has lost is written again when it is uploaded again.
 package catalog
 
 import (

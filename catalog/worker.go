@@ -250,7 +250,7 @@ func (c *Catalog) changeWorker(ctx context.Context, doing, accountID, name strin
 
 // DeleteWorker removes a Worker with all that belongs to it: versions,
 // deployments, routes, domains, schedules, runs, tails. The records of modules that
-// no other version has are removed later, by a Janitor.
+// no other version has are removed ModuleGrace later, by a Janitor.
 func (c *Catalog) DeleteWorker(ctx context.Context, accountID, name string) error {
 	var first, then []string
 	made := func() { c.publishInOrder(ctx, first, then) }
@@ -264,6 +264,9 @@ func (c *Catalog) DeleteWorker(ctx context.Context, accountID, name string) erro
 		}
 		first = append(first, scriptKey(accountID, name))
 		if then, err = keysOf(ctx, tx, versionKey, `select id from worker_versions where worker_id = $1`, id); err != nil {
+			return err
+		}
+		if err := c.releaseModules(ctx, tx, `worker_id = $1`, id); err != nil {
 			return err
 		}
 		return one(ctx, tx, `delete from workers where id = $1`, id)

@@ -186,14 +186,15 @@ func (c *Catalog) noteStored(ctx context.Context, rows []moduleRow) error {
 }
 
 // holdModules notes that a version has modules, which must be in the store.
-func holdModules(ctx context.Context, tx *sql.Tx, versionID string, modules []WorkerModule) error {
+func (c *Catalog) holdModules(ctx context.Context, tx *sql.Tx, versionID string, modules []WorkerModule) error {
 	hashes := map[string]bool{}
 	for _, m := range modules {
 		hashes[m.Hash] = true
 	}
 	for _, hash := range slices.Sorted(maps.Keys(hashes)) { // in order: no two versions wait for each other
-		// From here on no sweep takes it.
-		err := one(ctx, tx, `update worker_modules set touched = touched where hash = $1 and stored = 1`, hash)
+		// From here on no sweep takes it. One that waits for this transaction sees of it
+		// the row alone, not that a version has the module: so the row must tell.
+		err := one(ctx, tx, `update worker_modules set touched = $1 where hash = $2 and stored = 1`, stored(c.now()), hash)
 		if errors.Is(err, ErrNotFound) {
 			err = fmt.Errorf("module %s is not stored: %w", hash, ErrConflict)
 		}
@@ -205,6 +206,14 @@ func holdModules(ctx context.Context, tx *sql.Tx, versionID string, modules []Wo
 		}
 	}
 	return nil
+}
+
+// releaseModules has the modules of versions, which a condition names, be kept for
+// ModuleGrace from now on: somebody may be about to start one of those.
+func (c *Catalog) releaseModules(ctx context.Context, tx *sql.Tx, condition string, arg any) error {
+	_, err := tx.ExecContext(ctx, `update worker_modules set touched = $2 where hash in (select hash from worker_version_modules
+		where version_id in (select id from worker_versions where `+condition+`))`, arg, stored(c.now()))
+	return err
 }
 
 // ModuleContent returns the content of a module, or ErrNotFound.

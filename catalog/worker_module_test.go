@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -188,10 +189,15 @@ func TestModulesThatNothingNeedsAreSwept(t *testing.T) {
 	if !s.has("idle") {
 		t.Error("a module that was swept cannot be put again")
 	}
+	s.pass(ModuleGrace)
 	if err := s.c.DeleteWorker(t.Context(), testAccount, "w"); err != nil {
 		t.Fatal(err)
 	}
-	s.pass(ModuleGrace)
+	s.pass(ModuleGrace - time.Microsecond)
+	if s.sweep(); !s.has(used) || s.has("idle") {
+		t.Error("the module of a deleted Worker is swept before its time")
+	}
+	s.pass(time.Microsecond)
 	if s.sweep(); s.has(used) || s.has("idle") {
 		t.Error("the module of a deleted Worker stays")
 	}
@@ -243,6 +249,54 @@ func TestModulePutWhileItIsSwept(t *testing.T) {
 	s.pass(2 * ModuleGrace)
 	if s.sweep(); !s.has("a") {
 		t.Error("a module that a version has was swept")
+	}
+}
+
+// A sweep that waits for a transaction in which a version gets the module leaves
+// the module alone.
+func TestSweepWaitsForAVersion(t *testing.T) {
+	s := newSweeper(t)
+	_, v := addVersion(t, s.c, "w", true)
+	if err := s.c.DeleteWorker(t.Context(), testAccount, "w"); err != nil {
+		t.Fatal(err)
+	}
+	addVersion(t, s.c, "other", true)
+	s.pass(ModuleGrace)
+	before := stored(s.c.now().Add(-ModuleGrace))
+	at := stampOf(t, s.out)
+	tx, err := s.c.db.write.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := s.c.LatestVersion(t.Context(), testAccount, "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.c.holdModules(t.Context(), tx, other.ID, v.Manifest.Modules); err != nil {
+		t.Fatal(err)
+	}
+	type answer struct {
+		doomed []string
+		err    error
+	}
+	done := make(chan answer)
+	go func() {
+		doomed, err := s.c.doomModules(t.Context(), at, before)
+		done <- answer{doomed, err}
+	}()
+	if os.Getenv(serverURL) != "" { // on SQLite it waits for its turn to write
+		eventually(t, "the sweep waits", func() bool {
+			var waiting int
+			err := s.c.db.read.QueryRowContext(t.Context(), `select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+				and query like 'update worker_modules%'`).Scan(&waiting)
+			return err == nil && waiting > 0
+		})
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-done; a.err != nil || len(a.doomed) != 0 {
+		t.Errorf("%q, %v", a.doomed, a.err)
 	}
 }
 

@@ -184,7 +184,7 @@ func (r *randomWorkers) same(replica *WorkerReplica) {
 // a comparison finds right, and a replica tells what the catalog does. What was
 // lost on the way, or damaged, a comparison repairs.
 func TestWorkerReplicaEqualsCatalog(t *testing.T) {
-	for range 3 {
+	for range 2 {
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
 		c, _ := newCatalog(t)
@@ -196,7 +196,7 @@ func TestWorkerReplicaEqualsCatalog(t *testing.T) {
 		p, replica := out.publisher(c), NewWorkerReplica(out, ReplicaOptions{})
 		compare(t, p)
 		r.same(replica)
-		for range 60 {
+		for range 30 {
 			r.change()
 			r.same(replica)
 		}
@@ -206,7 +206,7 @@ func TestWorkerReplicaEqualsCatalog(t *testing.T) {
 			t.Errorf("a comparison changed what the changes had published:\n%s\n%s", before, after)
 		}
 		c.publisher.Store(nil) // publications are lost, as by a crash
-		for range 40 {
+		for range 25 {
 			r.change()
 		}
 		for key, value := range workerRecords(t, out) {

@@ -234,7 +234,7 @@ func (c *Catalog) AddVersion(ctx context.Context, accountID, name string, add Ne
 		}
 		v = WorkerVersion{ID: newUUID(), Created: loaded(stored(c.now())), Source: add.Source,
 			AuthorID: add.AuthorID, AuthorEmail: add.AuthorEmail, Annotations: maps.Clone(add.Annotations), Manifest: add.Manifest}
-		if v.Number, err = insertVersion(ctx, tx, id, v, text); err != nil {
+		if v.Number, err = c.insertVersion(ctx, tx, id, v, text); err != nil {
 			return err
 		}
 		if add.Deploy {
@@ -244,7 +244,7 @@ func (c *Catalog) AddVersion(ctx context.Context, accountID, name string, add Ne
 				return err
 			}
 		}
-		if removed, err = removeVersions(ctx, tx, id); err != nil {
+		if removed, err = c.removeVersions(ctx, tx, id); err != nil {
 			return err
 		}
 		w, err = oneWorker(ctx, tx, accountID, name)
@@ -301,7 +301,7 @@ func insertWorker(ctx context.Context, tx *sql.Tx, accountID, name string, now i
 }
 
 // insertVersion makes v the latest version of a Worker, and returns its number.
-func insertVersion(ctx context.Context, tx *sql.Tx, workerID string, v WorkerVersion, text []byte) (number int, err error) {
+func (c *Catalog) insertVersion(ctx context.Context, tx *sql.Tx, workerID string, v WorkerVersion, text []byte) (number int, err error) {
 	if err := one(ctx, tx, `update workers set latest = latest + 1, latest_id = $1 where id = $2`, v.ID, workerID); err != nil {
 		return 0, err
 	}
@@ -315,18 +315,21 @@ func insertVersion(ctx context.Context, tx *sql.Tx, workerID string, v WorkerVer
 		notNil([]byte(v.AuthorEmail)), annotationText(v.Annotations), text, digest(text)); err != nil {
 		return 0, err
 	}
-	return number, holdModules(ctx, tx, v.ID, v.Manifest.Modules)
+	return number, c.holdModules(ctx, tx, v.ID, v.Manifest.Modules)
 }
 
 // removeVersions removes the oldest versions of a Worker that are too many, and
 // returns the keys of their records.
-func removeVersions(ctx context.Context, tx *sql.Tx, workerID string) ([]string, error) {
+func (c *Catalog) removeVersions(ctx context.Context, tx *sql.Tx, workerID string) ([]string, error) {
 	const idle = `worker_id = $1 and id not in (select s.version_id from worker_shares s
 		join worker_deployments d on d.id = s.deployment_id where d.worker_id = $1)`
 	doomed := fmt.Sprintf(`id in (select id from worker_versions where %s order by number desc limit %d offset %d)`,
 		idle, MaxVersions, MaxVersions)
 	keys, err := keysOf(ctx, tx, versionKey, `select id from worker_versions where `+doomed, workerID)
 	if err != nil || len(keys) == 0 {
+		return nil, err
+	}
+	if err := c.releaseModules(ctx, tx, doomed, workerID); err != nil {
 		return nil, err
 	}
 	_, err = tx.ExecContext(ctx, `delete from worker_versions where `+doomed, workerID)

@@ -12,7 +12,7 @@ import (
 )
 
 // MaxZones is the greatest number of zones in an account.
-const MaxZones = 10_000
+const MaxZones = 1000
 
 // Kinds of error of zones.
 var (
