@@ -26,9 +26,9 @@ const scheduledModule = `export default {async fetch(r, env) {
 const oursDate = "2025-01-01"
 
 func scheduledCode(all files) string {
-	all["ctl"] = []byte(scheduledModule)
+	all["scheduled"] = []byte(scheduledModule)
 	return fmt.Sprintf(`(
-  modules = [(name = "ctl", esModule = embed "ctl")],
+  modules = [(name = "ctl", esModule = embed "scheduled")],
   compatibilityDate = %s,
   compatibilityFlags = ["service_binding_extra_handlers"],
   bindings = [(name = "USER", service = "user")],
