@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 )
 
 const otherAccount = "ffffffffffffffffffffffffffffffff"
@@ -209,7 +210,7 @@ func TestDeadTokens(t *testing.T) {
 	var made apiToken
 	soon := time.Now().Add(time.Second).UTC().Format(time.RFC3339Nano)
 	w.post(in("/tokens"), `{"name":"t","expires_on":"`+soon+`","policies":[`+accountPolicy+`]}`).result(&made)
-	eventually(t, "the token expires", func() bool {
+	nearkeytest.Until(t, "the token expires", func() bool {
 		return w.do(request{method: "GET", path: "keys", token: made.Value}).status == 403
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nearkey/nearkey/internal/listing"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/store/memory"
 )
@@ -270,7 +271,7 @@ func TestRefusedBodies(t *testing.T) {
 		}
 		conn.Close()
 	}
-	eventually(t, "the door is empty", func() bool { return w.server.door.held.Load() == 0 })
+	nearkeytest.Until(t, "the door is empty", func() bool { return w.server.door.held.Load() == 0 })
 }
 
 // TestExpectContinue: who asks first is told before the body is sent.
@@ -334,7 +335,7 @@ func TestClosedBodies(t *testing.T) {
 			conn.Close()
 		}
 	}
-	eventually(t, "all requests have ended", func() bool {
+	nearkeytest.Until(t, "all requests have ended", func() bool {
 		return strings.Count(w.log.String(), `"msg":"request"`) >= 20 && w.server.door.held.Load() == 0
 	})
 	if got := w.names(""); len(got) != 0 {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nearkey/nearkey/catalog"
 	"github.com/nearkey/nearkey/edge"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/observe"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/kv/kvtest"
@@ -71,7 +72,7 @@ func publish(t testing.TB, centre *world) {
 	publisher := catalog.NewPublisher(centre.catalog, centre.store, centre.rules.Stamp, nil)
 	done := make(chan error, 1)
 	go func() { done <- publisher.Run(ctx) }()
-	eventually(t, "the catalog is published", func() bool {
+	nearkeytest.Until(t, "the catalog is published", func() bool {
 		page, err := centre.store.List(t.Context(), catalog.Reserved, kv.ListOptions{})
 		return err == nil && len(page.Keys) == 3
 	})

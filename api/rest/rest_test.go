@@ -282,16 +282,6 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("did not come to pass: %s", what)
-		}
-		time.Sleep(2 * time.Millisecond)
-	}
-}
-
 func ref(w *world, key string) kv.Ref { return kv.Ref{Namespace: w.ns.ID, Key: key} }
 
 func recordOf(w *world, req *http.Request) *httptest.ResponseRecorder {

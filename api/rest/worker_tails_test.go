@@ -17,6 +17,7 @@ import (
 
 	"github.com/nearkey/nearkey/api/hot"
 	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/websocket"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/workerd/tail"
@@ -122,7 +123,7 @@ func (w *tailWorld) mustFollow(address string) *websocket.Conn {
 	}
 	w.t.Cleanup(func() { conn.Close() })
 	sessions := func() bool { return w.hub.Stats().Sessions > 0 }
-	eventually(w.t, "the session begins", sessions)
+	nearkeytest.Until(w.t, "the session begins", sessions)
 	return conn
 }
 
@@ -178,11 +179,11 @@ func TestTail(t *testing.T) {
 	w.at("DELETE", "scripts/shop/tails/"+opened.ID).is("null") // again
 	w.at("GET", "scripts/shop/tails").is("[]")
 	w.at("GET", "scripts/shop/tails/"+opened.ID).fails(404, 10336, "The tail could not be found, or it has ended.")
-	eventually(t, "the session ends", func() bool { return w.hub.Stats().Sessions == 0 })
+	nearkeytest.Until(t, "the session ends", func() bool { return w.hub.Stats().Sessions == 0 })
 	if _, err := w.follow(opened.URL); err == nil {
 		t.Error("a tail that was closed can be followed")
 	}
-	eventually(t, "its request is logged", func() bool {
+	nearkeytest.Until(t, "its request is logged", func() bool {
 		return strings.Contains(w.log.String(), `"op":"follow tail","status":101`)
 	})
 }
@@ -192,7 +193,7 @@ func TestTailLeft(t *testing.T) {
 	w := newTailWorld(t)
 	conn := w.mustFollow(w.open(w.url, "").URL)
 	conn.Close()
-	eventually(t, "the tail ends", func() bool {
+	nearkeytest.Until(t, "the tail ends", func() bool {
 		tails, err := w.catalog.Tails(t.Context(), accountID, "shop")
 		return err == nil && len(tails) == 0 && w.hub.Stats().Sessions == 0
 	})
@@ -338,8 +339,8 @@ func TestTailThroughEdge(t *testing.T) {
 	w.publish("still there")
 	wantEvent(t, conn, "still there")
 	conn.Close()
-	eventually(t, "the session ends", func() bool { return w.hub.Stats().Sessions == 0 })
-	eventually(t, "the edge's request ends", func() bool {
+	nearkeytest.Until(t, "the session ends", func() bool { return w.hub.Stats().Sessions == 0 })
+	nearkeytest.Until(t, "the edge's request ends", func() bool {
 		return strings.Contains(p.log.String(), `"op":"follow tail","status":101`)
 	})
 	if _, err := w.follow(strings.Replace(opened.URL, "token=", "token=x", 1)); err == nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/nearkey/nearkey/api/admin"
 	"github.com/nearkey/nearkey/catalog"
 	"github.com/nearkey/nearkey/gateway"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/observe"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/proxy"
@@ -52,16 +53,6 @@ func background(t *testing.T, run func(context.Context) error) (end func()) {
 	return end
 }
 
-func awaitTrue(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in 30 s: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
 // TestMark: after a restart no version is stamped below one that was seen, whatever
 // the clock says.
 func TestMark(t *testing.T) {
@@ -74,11 +65,11 @@ func TestMark(t *testing.T) {
 	end := background(t, m.Run)
 	seen := kv.NewVersion(time.Now().UnixNano(), 7, 7)
 	m.see([]kv.Change{{Version: seen}, {Version: kv.NewVersion(5, 1, 1)}})
-	awaitTrue(t, "the mark is kept", func() bool { return m.kept.Load() > seen.UnixNano() })
+	nearkeytest.Until(t, "the mark is kept", func() bool { return m.kept.Load() > seen.UnixNano() })
 	first := m.kept.Load()
 	m.see([]kv.Change{{Version: kv.NewVersion(first-1, 1, 1)}}) // need not be kept
 	m.see([]kv.Change{{Version: kv.NewVersion(first+1, 1, 1)}})
-	awaitTrue(t, "the mark is kept anew", func() bool { return m.kept.Load() > first+1 })
+	nearkeytest.Until(t, "the mark is kept anew", func() bool { return m.kept.Load() > first+1 })
 	end()
 	if err := journal.Close(); err != nil {
 		t.Fatal(err)
@@ -205,7 +196,7 @@ func TestAdministeredGateway(t *testing.T) {
 	}
 	config := far{gateway: g, acks: acks}.administration(cat, nil)
 	background(t, g.Run)
-	awaitTrue(t, "both providers are believed", func() bool {
+	nearkeytest.Until(t, "both providers are believed", func() bool {
 		r := config.Gateway.Repair()
 		return len(r.Providers) == 2 && r.Providers[0].Trusted && r.Providers[1].Trusted && !r.Crawl.Running
 	})
@@ -230,7 +221,7 @@ func TestAdministeredGateway(t *testing.T) {
 	if err := config.Gateway.Crawl(ctx); err != nil {
 		t.Fatal(err)
 	}
-	awaitTrue(t, "what differed is repaired", func() bool { return config.Gateway.Repair().Queue.Depth == 0 })
+	nearkeytest.Until(t, "what differed is repaired", func() bool { return config.Gateway.Repair().Queue.Depth == 0 })
 	if r := config.Gateway.Repair(); r.Crawl.Drift != 10 || r.Crawl.Finished == nil || r.Providers[1].Repaired != 10 {
 		t.Errorf("after a crawl: %+v", r)
 	}
@@ -244,7 +235,7 @@ func TestAdministeredGateway(t *testing.T) {
 	if got := change("b", admin.ChangeFill, admin.ProviderRequest{Wipe: true}); got != "filling" {
 		t.Errorf("fill: %s", got)
 	}
-	awaitTrue(t, "b is filled", func() bool { p := config.Gateway.Repair().Providers[1]; return p.Filled && p.Queued == 0 })
+	nearkeytest.Until(t, "b is filled", func() bool { p := config.Gateway.Repair().Providers[1]; return p.Filled && p.Queued == 0 })
 	if got := change("b", admin.ChangePromote, admin.ProviderRequest{}); got != "active" {
 		t.Errorf("promote: %s", got)
 	}
@@ -268,7 +259,7 @@ func TestAdministeredShards(t *testing.T) {
 	shardsMetrics(observe.New(), "a", shards)
 	background(t, shards.Run)
 	d := divided{shards}
-	awaitTrue(t, "there is a table", func() bool { return d.Table().Epoch > 0 })
+	nearkeytest.Until(t, "there is a table", func() bool { return d.Table().Epoch > 0 })
 	slot, bits, ns := 7, 1, kv.NamespaceID{1}
 	for change, r := range map[string]admin.ShardsRequest{
 		admin.ChangeMove: {Slot: &slot, To: "a2"}, admin.ChangeSpread: {Namespace: ns.String(), Bits: &bits},
@@ -277,7 +268,7 @@ func TestAdministeredShards(t *testing.T) {
 			t.Errorf("%s: %v", change, err)
 		}
 	}
-	awaitTrue(t, "all has moved", func() bool { return len(d.Table().Moves) == 0 })
+	nearkeytest.Until(t, "all has moved", func() bool { return len(d.Table().Moves) == 0 })
 	if got := d.Table(); len(got.Spread) != 1 || got.Spread[0].Buckets != 2 || got.Slots != 4096 || !got.Clusters[0].Up {
 		t.Errorf("the table is %+v", got)
 	}
@@ -290,7 +281,7 @@ func TestAdministeredShards(t *testing.T) {
 	if err := d.Change(admin.ChangeDrain, admin.ShardsRequest{Cluster: "a2"}); err != nil {
 		t.Error(err)
 	}
-	awaitTrue(t, "a2 is drained", func() bool { table := d.Table(); return len(table.Moves) == 0 && table.Clusters[1].Slots == 0 })
+	nearkeytest.Until(t, "a2 is drained", func() bool { table := d.Table(); return len(table.Moves) == 0 && table.Clusters[1].Slots == 0 })
 }
 
 func TestAnyUp(t *testing.T) {
