@@ -47,7 +47,7 @@ const (
 	fewFields    = 8
 	moreCost     = 80 // of each field beyond the few
 	valueCost    = 16
-	selectorCost = 56
+	selectorCost = 64
 )
 
 // cost is what the response with a body of so many bytes takes of the limit.

@@ -108,10 +108,40 @@ var hiddenFields = []string{
 
 // selector is a field of the request that selects among the responses of a key.
 type selector struct {
-	name   string
-	value  string
-	absent bool
+	name    string
+	value   string
+	codings int // of Accept-Encoding; less than 0: the value says it
+	absent  bool
 }
+
+// The codings of a body that browsers know. Requests name them in so many ways that
+// each way would have a response of its own; what matters is the set (RFC 9111 §4.1
+// lets a cache normalize).
+var codingNames = []string{"gzip", "br", "zstd", "deflate", "identity"}
+
+// codings is the set of codings that Accept-Encoding allows; -1: there are others,
+// or one is excluded.
+func codings(values []string) (set int) {
+	for _, value := range values {
+		for value != "" {
+			var item string
+			item, value, _ = strings.Cut(value, ",")
+			name, weight, _ := strings.Cut(item, ";")
+			name, weight = strings.TrimSpace(name), strings.TrimSpace(weight)
+			i := slices.IndexFunc(codingNames, func(known string) bool { return strings.EqualFold(known, name) })
+			switch {
+			case name == "" && weight == "":
+				continue
+			case i < 0 || weight != "" && (!strings.HasPrefix(weight, "q=") || strings.Trim(weight[2:], "0.") == ""):
+				return -1
+			}
+			set |= 1 << i
+		}
+	}
+	return set
+}
+
+const acceptEncoding = "Accept-Encoding"
 
 // readVary keeps what the request has of the fields that Vary names (RFC 9111 §4.1).
 func (r *response) readVary(request headers) error {
@@ -128,7 +158,11 @@ func (r *response) readVary(request headers) error {
 				return errVary
 			}
 			values := request[name]
-			r.vary = append(r.vary, selector{name, strings.Clone(strings.Join(values, ", ")), len(values) == 0})
+			s := selector{name: name, value: strings.Clone(strings.Join(values, ", ")), codings: -1, absent: len(values) == 0}
+			if name == acceptEncoding {
+				s.codings = codings(values)
+			}
+			r.vary = append(r.vary, s)
 		}
 	}
 	return nil
@@ -143,6 +177,10 @@ func (r *response) selectedBy(request headers) bool {
 		switch {
 		case len(values) == 0 || s.absent:
 			if !s.absent || len(values) > 0 {
+				return false
+			}
+		case s.codings >= 0:
+			if codings(values) != s.codings {
 				return false
 			}
 		case len(values) == 1:

@@ -193,6 +193,42 @@ func TestSelect(t *testing.T) {
 	}
 }
 
+// The same codings said in other words select the same response; a weight of zero
+// or a coding that nobody knows is taken by the letter.
+func TestSelectByCodings(t *testing.T) {
+	for _, c := range []struct {
+		put, asked string
+		want       bool
+	}{
+		{"gzip, br", "br,gzip", true},
+		{"gzip, br", "GZIP;q=0.5 , br;q=1.0,,", true},
+		{"gzip, br", "gzip, deflate, br", false},
+		{"gzip, br", "gzip", false},
+		{"gzip, br", "gzip, br;q=0", false},
+		{"gzip", "gzip, br;q=0.0", false},
+		{"gzip", "gzip, x", false},
+		{"gzip, x", "gzip, x", true},
+		{"x, gzip", "gzip, x", false},
+		{"gzip, *;q=0", "gzip, *;q=0", true},
+		{"gzip, *", "gzip", false},
+		{"gzip", "gzip;level=1", false},
+		{"", "", true},
+		{"", "identity", false},
+	} {
+		r := parsed(t, 200, "Vary: accept-encoding")
+		if err := r.readVary(headers{"Accept-Encoding": {c.put}}); err != nil {
+			t.Fatal(err)
+		}
+		if r.selectedBy(headers{"Accept-Encoding": {c.asked}}) != c.want || r.selectedBy(headers{}) {
+			t.Errorf("put with %q, asked with %q: want %v", c.put, c.asked, c.want)
+		}
+	}
+	none := parsed(t, 200, "Vary: Accept-Encoding")
+	if err := none.readVary(headers{}); err != nil || !none.selectedBy(headers{}) || none.selectedBy(headers{"Accept-Encoding": {""}}) {
+		t.Error("absent is absent")
+	}
+}
+
 // However clocks jump, nothing is served that is stale by the one that went on.
 func TestClockJumps(t *testing.T) {
 	now := time.Now() // with a clock that does not jump
