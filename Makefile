@@ -69,7 +69,7 @@ bench: build ## the table of bench/README.md
 	go build -o bin/bench ./bench
 	./bin/bench $(BENCH)
 
-deps: test/compat/node_modules/.package-lock.json test/workerd/node_modules/.package-lock.json $(VERSITYGW) ## what the tests need beyond Go
+deps: test/compat/node_modules/.package-lock.json test/wrangler/node_modules/.package-lock.json test/workerd/node_modules/.package-lock.json $(VERSITYGW) ## what the tests need beyond Go
 	@command -v curl >/dev/null || { apt-get update && apt-get install -y --no-install-recommends curl; }
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { apt-get update && apt-get install -y --no-install-recommends postgresql; }
 	@command -v cc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }

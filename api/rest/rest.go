@@ -206,6 +206,9 @@ func (s *Server) serve(ctx context.Context, c *call) error {
 	path := sentPath(c.r.URL)
 	var ok bool
 	if c.route, ok = parseRoute(path); !ok {
+		if product := otherProduct(path); product != "" {
+			return noProduct(product)
+		}
 		return noRoute(path)
 	}
 	if s.catalog == nil && c.route.kind.ofCatalog() {

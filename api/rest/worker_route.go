@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"net/http"
 	"net/url"
 	"strings"
 
@@ -107,6 +108,32 @@ func parseScriptRoute(r route, path string, more bool) (route, bool) {
 		return route{}, false
 	}
 	return r, true
+}
+
+// otherProducts are products that Workers can be bound to and that are not served
+// here, by what follows the account in their paths.
+var otherProducts = map[string]string{
+	"ai": "Workers AI", "ai-gateway": "AI Gateway", "browser-rendering": "Browser Rendering", "cloudchamber": "Containers",
+	"containers": "Containers", "d1": "D1", "event_subscriptions": "Queues", "hyperdrive": "Hyperdrive", "images": "Images",
+	"mtls_certificates": "mTLS certificates", "pipelines": "Pipelines", "queues": "Queues", "r2": "R2",
+	"secrets_store": "Secrets Store", "stream": "Stream", "vectorize": "Vectorize", "workflows": "Workflows",
+}
+
+// otherProduct is the product at a path that has no route; empty if there is none.
+func otherProduct(path string) string {
+	path, ok := strings.CutPrefix(path, basePath+"/accounts/")
+	if !ok {
+		return ""
+	}
+	_, path, _ = strings.Cut(path, "/")
+	head, _, _ := strings.Cut(path, "/")
+	return otherProducts[head]
+}
+
+// noProduct is the answer at the path of a product that is not served here: wrangler
+// looks there for what a Worker is to be bound to, and shows the text.
+func noProduct(product string) error {
+	return refuse(http.StatusNotFound, 7003, "This server has no %s. It runs Workers with bindings of type %s.", product, supportedBindings)
 }
 
 // parseZoneRoute goes on after /zones.

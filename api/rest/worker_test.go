@@ -442,6 +442,13 @@ func TestWorkersAbsent(t *testing.T) {
 	w.at("GET", "scripts").is("[]")
 }
 
+// TestOtherProducts: where wrangler looks for what cannot be bound it finds why.
+func TestOtherProducts(t *testing.T) {
+	w := newWorkersWorld(t)
+	w.get(in("/r2/buckets/b")).fails(404, 7003, "This server has no R2. It runs Workers with bindings of type "+supportedBindings+".")
+	w.get(in("/nothing/r2")).fails(404, 7003, "Could not route to "+in("/nothing/r2")+", perhaps your object identifier is invalid?")
+}
+
 // TestWorkerRights: who may not change an account may not change its Workers, and
 // a token for keys alone sees nothing of them.
 func TestWorkerRights(t *testing.T) {

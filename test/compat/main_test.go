@@ -3,8 +3,9 @@
 // server disagree, the client is right.
 //
 // The binary is built from ../.. unless NEARKEY_BIN names one. The JavaScript
-// clients are those of package-lock.json; npm installs them if they are missing.
-// All data is in a temporary folder and is lost at the end.
+// clients are those of package-lock.json, a newer wrangler is in ../wrangler and the
+// runtime of Workers in ../workerd; npm installs them if they are missing. All data
+// is in a temporary folder and is lost at the end.
 package compat
 
 import (
@@ -15,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -23,7 +25,7 @@ import (
 var shared struct {
 	dir    string  // temporary, of this run
 	binary string  // nearkey
-	server *server // profile cloudflare
+	server *server // profile cloudflare, with Workers
 	open   *server // profile open: a TTL may be as short as a second
 }
 
@@ -46,7 +48,12 @@ func run(m *testing.M) (code int) {
 	if err := errors.Join(installClients(ctx), build(ctx)); err != nil {
 		return fatal(err)
 	}
-	if shared.server, err = startServer(filepath.Join(dir, "cloudflare"), "cloudflare"); err != nil {
+	workerd, err := runtimePath()
+	if err != nil {
+		return fatal(err)
+	}
+	if shared.server, err = startServer(filepath.Join(dir, "cloudflare"), "cloudflare",
+		"--workers-listen", "127.0.0.1:0", "--workers-runtime", workerd); err != nil {
 		return fatal(err)
 	}
 	defer func() { code = ended(shared.server, code) }()
@@ -76,10 +83,26 @@ func ended(s *server, code int) int {
 
 // installClients installs the JavaScript clients.
 func installClients(ctx context.Context) error {
-	if _, err := os.Stat(filepath.Join("node_modules", ".package-lock.json")); err == nil {
-		return nil
+	for _, dir := range []string{".", newerDir, runtimeDir} {
+		if _, err := os.Stat(filepath.Join(dir, "node_modules", ".package-lock.json")); err == nil {
+			continue
+		}
+		install := exec.CommandContext(ctx, "npm", "ci", "--no-fund", "--no-audit")
+		install.Dir = dir
+		if err := command(install); err != nil {
+			return err
+		}
 	}
-	return command(exec.CommandContext(ctx, "npm", "ci", "--no-fund", "--no-audit"))
+	return nil
+}
+
+// Where the newer wrangler and the runtime of Workers are.
+var newerDir, runtimeDir = filepath.Join("..", "wrangler"), filepath.Join("..", "workerd")
+
+// runtimePath is the binary of workerd.
+func runtimePath() (string, error) {
+	arch := map[string]string{"amd64": "64", "arm64": "arm64"}[runtime.GOARCH]
+	return filepath.Abs(filepath.Join(runtimeDir, "node_modules", "@cloudflare", "workerd-"+runtime.GOOS+"-"+arch, "bin", "workerd"))
 }
 
 func build(ctx context.Context) error {

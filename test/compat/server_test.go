@@ -3,6 +3,7 @@ package compat
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ const (
 type server struct {
 	endpoint
 	profile string
+	workers *url.URL // where Workers answer: each under its name and this host
 	email   string
 	key     string // the legacy global key
 	log     string // the file of what it prints
@@ -31,8 +33,9 @@ type server struct {
 // The owner's e-mail in the configuration of every server.
 const ownerEmail = "owner@nearkey.test"
 
-// startServer starts the binary on new data in dir and returns when it is ready.
-func startServer(dir, profile string) (*server, error) {
+// startServer starts the binary on new data in dir, with more arguments, and returns
+// when it is ready.
+func startServer(dir, profile string, args ...string) (*server, error) {
 	data := filepath.Join(dir, "data")
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return nil, err
@@ -48,7 +51,7 @@ func startServer(dir, profile string) (*server, error) {
 		return nil, err
 	}
 	defer out.Close() // the child has its own descriptor
-	s.cmd = exec.Command(shared.binary, "serve", "--config", config, "--data", data, "--listen", "127.0.0.1:0")
+	s.cmd = exec.Command(shared.binary, append([]string{"serve", "--config", config, "--data", data, "--listen", "127.0.0.1:0"}, args...)...)
 	s.cmd.Stdout, s.cmd.Stderr = out, out
 	s.cmd.Env = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")} // no NEARKEY_ variables of the caller
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -86,6 +89,11 @@ func (s *server) await(data string) error {
 		res.Body.Close()
 		if res.StatusCode != http.StatusOK {
 			continue
+		}
+		if text := line(filepath.Join(data, "listen-address.workers")); text != "" {
+			if s.workers, err = url.Parse(text); err != nil {
+				return err
+			}
 		}
 		s.base = "http://" + address + "/client/v4"
 		s.account = line(filepath.Join(data, "account-id"))

@@ -20,7 +20,8 @@ import (
 // wrangler runs wrangler with a home and a folder of its own: it keeps caches,
 // logs and consent in both.
 type wrangler struct {
-	program string
+	program []string // with its first arguments
+	stdin   string   // what commands read
 	dir     string   // where it runs
 	env     []string // all of its environment
 }
@@ -41,7 +42,7 @@ func bareWrangler(t *testing.T) *wrangler {
 	home := t.TempDir()
 	dir := filepath.Join(home, "work")
 	check(t, os.Mkdir(dir, 0o700))
-	return &wrangler{program: program, dir: dir, env: []string{
+	return &wrangler{program: []string{program}, dir: dir, env: []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "XDG_CONFIG_HOME=" + home, "CI=1", "FORCE_COLOR=0",
 		"WRANGLER_SEND_METRICS=false", "WRANGLER_HIDE_BANNER=true",
 	}}
@@ -62,7 +63,8 @@ const wranglerTimeout = 3 * time.Minute
 func (w *wrangler) run(ctx context.Context, args ...string) (outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, wranglerTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, w.program, args...)
+	cmd := exec.CommandContext(ctx, w.program[0], append(slices.Clone(w.program[1:]), args...)...)
+	cmd.Stdin = strings.NewReader(w.stdin)
 	cmd.Dir, cmd.Env = w.dir, w.env
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
