@@ -19,6 +19,10 @@ import (
 func TestAPIGateway(t *testing.T) {
 	t.Parallel()
 	playOrigin(t, "api.example", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/moved" {
+			http.Redirect(w, r, "/orders", http.StatusSeeOther)
+			return
+		}
 		_ = json.NewEncoder(w).Encode(map[string]any{"method": r.Method, "path": r.URL.RequestURI(), "headers": r.Header})
 	}))
 	p := copyProject(t, "api-gateway")
@@ -53,6 +57,7 @@ func TestAPIGateway(t *testing.T) {
 		}
 	}
 	api.get(t, "/orders", bob).want(t, http.StatusOK, "")
+	api.get(t, "/moved", bob).want(t, http.StatusSeeOther, "").wantHeader(t, "Location", "/orders") // the client's to follow
 	api.get(t, "/orders", bearer("new-"+strings.Repeat("d", 20))).want(t, http.StatusOK, "")
 	api.do(t, http.MethodPost, "/orders", "order", bob).want(t, http.StatusForbidden, "reading only")
 

@@ -24,6 +24,7 @@ func TestTodo(t *testing.T) {
 		// A new page without a deploy.
 		p.nearkey(t, "kv", "put", "todo-page", "news.html", "<h1>News</h1>")
 		todo.get(t, "/news.html").want(t, http.StatusOK, "<h1>News</h1>").wantHeader(t, "Content-Type", "text/html; charset=utf-8")
+		todo.get(t, "/style.css").want(t, http.StatusOK, "").wantHeader(t, "Content-Security-Policy", "default-src 'self'")
 		todo.get(t, "/absent.html").want(t, http.StatusNotFound, "")
 		todo.get(t, "/news.exe").want(t, http.StatusNotFound, "")
 	})
