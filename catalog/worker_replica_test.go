@@ -472,3 +472,58 @@ func TestWorkerRecordFormats(t *testing.T) {
 		}
 	}
 }
+
+// TestWorkersAreComparedInPages: more zones than are compared at once, and more
+// bytes of manifests than are put at once.
+func TestWorkersAreComparedInPages(t *testing.T) {
+	c, _ := newCatalog(t)
+	out := useWorkers(t, c)
+	m := manifestOf(t, c, "x")
+	m.Bindings = []WorkerBinding{{Name: "T", Type: "plain_text", Text: strings.Repeat("x", MaxManifestBytes-1000)}}
+	base := ""
+	for range 2*publishBytes/MaxManifestBytes + 1 {
+		_, v, err := c.AddVersion(t.Context(), testAccount, "w", NewVersion{Manifest: m, Base: base, Create: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		base = v.ID
+	}
+	var routes []RouteInput
+	for i := range 2*publishZones + 3 {
+		routes = append(routes, RouteInput{Pattern: fmt.Sprintf("z%d.example/*", i)}, RouteInput{Pattern: fmt.Sprintf("www.z%d.example/", i)})
+	}
+	if _, err := c.ReplaceWorkerRoutes(t.Context(), testAccount, "w", routes); err != nil {
+		t.Fatal(err)
+	}
+	puts := 0
+	inject := out.Faulty.Inject
+	out.Faulty.Inject = func(op kvtest.Op, ref kv.Ref) kvtest.Fault {
+		if op == kvtest.OpPutMany {
+			puts++
+		}
+		return inject(op, ref)
+	}
+	p := out.publisher(c)
+	compare(t, p)
+	if want := 3 + 1 + 3; puts != want { // of versions, of the Worker, of zones
+		t.Errorf("published in %d parts, want %d", puts, want)
+	}
+	r := NewWorkerReplica(out, ReplicaOptions{})
+	for i := range 2*publishZones + 3 {
+		if z, err := r.Zone(t.Context(), fmt.Sprintf("z%d.example", i)); err != nil || len(z.Routes) != 2 {
+			t.Errorf("%+v, %v", z, err)
+		}
+	}
+	if _, err := r.Manifest(t.Context(), base); err != nil {
+		t.Error(err)
+	}
+	for i := range publishZones { // those of the first page, and some of the second
+		if err := c.DeleteZone(t.Context(), testAccount, ZoneID(fmt.Sprintf("z%d.example", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writes := workerChanges(t, out)
+	if compare(t, p); workerChanges(t, out) != writes {
+		t.Error("a comparison that found nothing wrote something")
+	}
+}
