@@ -6,6 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/nearkey/nearkey/internal/jsontext"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -86,7 +87,7 @@ func (c *conn) bulk(ctx context.Context, space *Space, body []byte) ([]byte, err
 			out = append(out, ',')
 		}
 		c.server.config.Metrics.Read(int64(len(recs[i].Value)))
-		out = append(appendString(out, keys[i]), ':')
+		out = append(jsontext.AppendString(out, keys[i]), ':')
 		if out, err = query.record(out, &recs[i]); err != nil {
 			return nil, err
 		}
@@ -125,7 +126,7 @@ func (q *bulkGet) record(out []byte, rec *kv.Record) ([]byte, error) {
 	case !utf8.Valid(rec.Value):
 		return nil, refuse(400, "At least one of the requested keys corresponds to a non-text value")
 	default:
-		out = appendString(out, string(rec.Value))
+		out = jsontext.AppendString(out, string(rec.Value))
 	}
 	if !q.WithMetadata {
 		return out, nil
@@ -135,25 +136,4 @@ func (q *bulkGet) record(out []byte, rec *kv.Record) ([]byte, error) {
 		out = append(out, "null"...)
 	}
 	return append(append(out, rec.Metadata...), '}'), nil
-}
-
-// appendString appends text as a JSON string.
-func appendString(out []byte, text string) []byte {
-	const digits = "0123456789abcdef"
-	out = append(out, '"')
-	plain := 0
-	for i := range len(text) {
-		b := text[i]
-		if b >= ' ' && b != '"' && b != '\\' {
-			continue
-		}
-		out = append(out, text[plain:i]...)
-		plain = i + 1
-		if b < ' ' {
-			out = append(out, '\\', 'u', '0', '0', digits[b>>4], digits[b&15])
-			continue
-		}
-		out = append(out, '\\', b)
-	}
-	return append(append(out, text[plain:]...), '"')
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/jsontext"
 	"github.com/nearkey/nearkey/internal/listing"
 	"github.com/nearkey/nearkey/internal/observe"
 	"github.com/nearkey/nearkey/kv"
@@ -441,12 +442,12 @@ func (c *conn) list(ctx context.Context, space *Space) bool {
 			text = append(text, ',')
 		}
 		rec := &page.Keys[i].Record
-		text = appendString(append(text, `{"name":`...), page.Keys[i].Key)
+		text = jsontext.AppendString(append(text, `{"name":`...), page.Keys[i].Key)
 		if rec.Expiration != 0 {
 			text = strconv.AppendInt(append(text, `,"expiration":`...), rec.Expiration, 10)
 		}
 		if len(rec.Metadata) > 0 {
-			text = appendString(append(text, `,"metadata":`...), string(rec.Metadata))
+			text = jsontext.AppendString(append(text, `,"metadata":`...), string(rec.Metadata))
 		}
 		text = append(text, '}')
 	}

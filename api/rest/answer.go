@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/jsontext"
 )
 
 // How an answer leaves: in chunks, each within writeStall. A client that takes
@@ -193,7 +195,7 @@ func appendNote(out []byte, n note) []byte {
 	out = append(out, `{"code":`...)
 	out = strconv.AppendInt(out, int64(n.code), 10)
 	out = append(out, `,"message":`...)
-	return append(appendString(out, n.text), '}')
+	return append(jsontext.AppendString(out, n.text), '}')
 }
 
 // buffer returns a piece of memory for a stream, which recycle takes back.

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/internal/jsontext"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -336,7 +337,7 @@ func (c *call) giveValues(s *Server, query bulkGet, recs []kv.Record) error {
 		if seen[key] = true; i > 0 {
 			out.buf = append(out.buf, ',')
 		}
-		out.buf = append(appendString(out.buf, key), ':')
+		out.buf = append(jsontext.AppendString(out.buf, key), ':')
 		s.metrics.Read(int64(len(recs[i].Value)))
 		out.record(query, &recs[i])
 		out.step()

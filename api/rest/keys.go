@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/internal/jsontext"
 	"github.com/nearkey/nearkey/internal/listing"
 	"github.com/nearkey/nearkey/kv"
 )
@@ -48,15 +49,15 @@ func (s *Server) listKeys(ctx context.Context, c *call) error {
 	// Clients differ in which of the two cursors they read.
 	out.buf = append(out.buf, `],"result_info":{"count":`...)
 	out.buf = strconv.AppendInt(out.buf, int64(len(page.Keys)), 10)
-	out.buf = append(appendString(append(out.buf, `,"cursor":`...), cursor), `,"cursors":{"after":`...)
-	out.buf = append(appendString(out.buf, cursor), `}}`+closeResult...)
+	out.buf = append(jsontext.AppendString(append(out.buf, `,"cursor":`...), cursor), `,"cursors":{"after":`...)
+	out.buf = append(jsontext.AppendString(out.buf, cursor), `}}`+closeResult...)
 	return out.end()
 }
 
 // appendKey appends a key of a listing. What it does not have is left out.
 func appendKey(out []byte, k *kv.Listed) []byte {
 	out = append(out, `{"name":`...)
-	out = appendExpiration(appendString(out, k.Key), k.Record.Expiration)
+	out = appendExpiration(jsontext.AppendString(out, k.Key), k.Record.Expiration)
 	if len(k.Record.Metadata) > 0 {
 		out = append(append(out, `,"metadata":`...), k.Record.Metadata...)
 	}

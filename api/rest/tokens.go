@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/internal/jsontext"
 	"github.com/nearkey/nearkey/kv"
 )
 
@@ -246,7 +247,7 @@ func newPolicy(tokenID string, scope catalog.Scope) policy {
 		resource = namespaceResource + scope.Namespace.String()
 	}
 	if scope.Prefix != "" {
-		extent = append(appendString([]byte(`{"prefix":`), scope.Prefix), '}')
+		extent = append(jsontext.AppendString([]byte(`{"prefix":`), scope.Prefix), '}')
 	}
 	groups := []permissionGroup{permissionGroups[0]}
 	if scope.Permission == catalog.Write {
