@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -431,5 +432,17 @@ func TestPlainPrefixes(t *testing.T) {
 		if got := p.refuse(netip.MustParseAddr(text)) == nil; got != want {
 			t.Errorf("%s: %v", text, got)
 		}
+	}
+}
+
+func TestLocalSeesNothingOfOurs(t *testing.T) {
+	r := run(t, Config{Local: func(_ context.Context, scheme, host, path, from string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = fmt.Fprintf(w, "%s %s %s %s %v %d", scheme, host, path, from, r.TLS != nil, len(r.Header))
+		})
+	}})
+	status, text := r.ask(t, "GET /a%20b?c HTTP/1.1\r\nHost: x.test:8\r\nX-NK-Proto: https\r\nX-NK-Token: known\r\nX-NK-CF: {}\r\n\r\n")
+	if status != 200 || text != "https x.test:8 /a%20b w true 1" { // Cdn-Loop
+		t.Errorf("%d %s", status, text)
 	}
 }

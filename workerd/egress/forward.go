@@ -238,7 +238,6 @@ func rewrite(p *httputil.ProxyRequest) {
 	if !strings.HasPrefix(path, "//") {
 		out.URL.Opaque = path
 	}
-	out.Host = p.In.Host
 	if t.origin != nil {
 		out.URL.Scheme, out.URL.Host = t.origin.Scheme, t.origin.Host
 	}

@@ -145,6 +145,7 @@ func TestNowhereElse(t *testing.T) {
 		w.wantFault("http://"+host+":"+at+"/", 403, "egress denied", "workers.egress_allow")
 	}
 	w.wantFault("http://x.evil.test:"+at+"/", 403, `"x.evil.test" may not be reached`)
+	w.wantFault("http://x.evil.test.:"+at+"/", 403, `"x.evil.test" may not be reached`)
 	w.wantFault("http://here.test:25/", 403, "port 25")
 	if got := w.do(step{"url": "http://user:pass@127.0.0.1:" + at + "/"}); !strings.Contains(got, "egress denied") && !strings.Contains(got, "threw") {
 		t.Error(got)
