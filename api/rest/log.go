@@ -24,7 +24,7 @@ func (s *Server) logEnd(c *call, took time.Duration) {
 	switch {
 	case c.status >= 500:
 		level = slog.LevelWarn
-	case took >= slowRequest:
+	case took >= slowRequest && c.status != http.StatusSwitchingProtocols: // which is meant to last
 		level = slog.LevelInfo
 	}
 	// The request is over and its context with it; the line carries its id itself.

@@ -131,7 +131,7 @@ A run that fails is not tried again.`,
 				}
 			}
 			if run.Outcome != "ok" {
-				return fmt.Errorf("Worker %q, told %q: %s", args[0], run.Cron, outcomeOf(run))
+				return fmt.Errorf("run Worker %q, told %q: %s", args[0], run.Cron, outcomeOf(run))
 			}
 			if !asJSON {
 				m.say("Worker %q, told %q: ok, after %s.", args[0], run.Cron, tookOf(run))
