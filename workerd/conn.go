@@ -331,6 +331,7 @@ func (x *exchange) answer(at head) (keep bool, err error) {
 	}
 	h["Cf-Ray"] = []string{x.ray}
 	x.answered = true
+	x.extend()
 	x.w.WriteHeader(at.status)
 	if x.r.Method == http.MethodHead || at.status == http.StatusNoContent || at.status == http.StatusNotModified {
 		return !at.closing, nil
@@ -383,6 +384,7 @@ func (x *exchange) copy(from io.Reader, n int64) error {
 			chunk = chunk[:n]
 		}
 		if x.c.in.Buffered() == 0 {
+			x.extend()
 			if err := flush.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 				return err
 			}
@@ -390,6 +392,7 @@ func (x *exchange) copy(from io.Reader, n int64) error {
 		got, err := from.Read(chunk)
 		if got > 0 {
 			x.p.progress.Add(1)
+			x.extend()
 			if _, err := x.w.Write(chunk[:got]); err != nil {
 				return err
 			}

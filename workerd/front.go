@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -196,7 +197,8 @@ type exchange struct {
 	ray      string
 	c        *conn
 	answered bool
-	body     chan error // of what is sent beside the answer; nil: all was sent with the head
+	over     atomic.Bool // nobody wants the rest of the request's body
+	body     chan error  // of what is sent beside the answer; nil: all was sent with the head
 }
 
 // run passes the request to the process and its answer to the client. A request
@@ -260,6 +262,7 @@ func (x *exchange) once() (err error) {
 		case <-grace.C: // the answer is complete, the request is not: nobody wants the rest
 			keep = false
 			_ = c.Close()
+			x.over.Store(true)
 			_ = http.NewResponseController(x.w).SetReadDeadline(time.Unix(1, 0))
 			<-x.body
 		}
@@ -293,7 +296,7 @@ func (x *exchange) send() error {
 	if n := r.ContentLength; n > 0 && n <= smallBody {
 		at := len(c.buf)
 		c.buf = append(c.buf, make([]byte, n)...)
-		if _, err := io.ReadFull(r.Body, c.buf[at:]); err != nil {
+		if _, err := io.ReadFull(x.patiently(), c.buf[at:]); err != nil {
 			return errors.Join(errRequest, err)
 		}
 	}
@@ -309,7 +312,7 @@ func (x *exchange) send() error {
 	}
 	_ = http.NewResponseController(x.w).EnableFullDuplex() // HTTP/2 is, always
 	x.body = make(chan error, 1)
-	go func() { x.body <- c.sendBody(r.Body, r.ContentLength < 0) }()
+	go func() { x.body <- c.sendBody(x.patiently(), r.ContentLength < 0) }()
 	return nil
 }
 
@@ -428,7 +431,10 @@ func dropped(name string) bool {
 	switch name {
 	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
 		"Expect", "Content-Length", "Host",
-		"Cf-Connecting-Ip", "Cf-Ray", "X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Proto":
+		"X-Real-Ip", "X-Forwarded-For", "X-Forwarded-Proto", "True-Client-Ip":
+		return true
+	}
+	if strings.HasPrefix(name, "Cf-") { // CF-Connecting-IP, CF-IPCountry and all that may come to be
 		return true
 	}
 	const ours = "X-Nk-"

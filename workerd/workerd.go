@@ -37,6 +37,7 @@ const (
 	DefaultLinger      = 30 * time.Second
 	DefaultDrain       = 10 * time.Minute
 	DefaultStop        = 5 * time.Second
+	DefaultPause       = time.Minute
 	DefaultProcesses   = 100
 	DefaultRequests    = 1000
 )
@@ -64,6 +65,7 @@ type Options struct {
 	Linger      time.Duration // a replaced process lives on after its last request, for waitUntil
 	Drain       time.Duration // a replaced process waits at most so long for its last request
 	Stop        time.Duration // from SIGTERM to SIGKILL
+	Pause       time.Duration // in which a client must take something of its answer, or send something of its request
 	Processes   int           // at most
 	Requests    int           // in flight per process, at most
 
@@ -193,6 +195,7 @@ func New(opts Options) *Runtime {
 	setDefault(&opts.Linger, DefaultLinger)
 	setDefault(&opts.Drain, DefaultDrain)
 	setDefault(&opts.Stop, DefaultStop)
+	setDefault(&opts.Pause, DefaultPause)
 	setDefault(&opts.Processes, DefaultProcesses)
 	setDefault(&opts.Requests, DefaultRequests)
 	setDefault(&opts.Place, "LOC")

@@ -454,7 +454,7 @@ func TestStreams(t *testing.T) {
 			_, _ = out.Write([]byte{byte('2' + i)})
 		}
 	}
-	_ = pw.Close()
+	_ = out.Close()
 	if rest, err := io.ReadAll(res.Body); len(rest) > 0 || err != nil {
 		t.Errorf("%q %v", rest, err)
 	}
