@@ -42,7 +42,8 @@ const (
 
 // originHosts are the hosts whose servers tests play, see origins.
 var originHosts = []string{
-	"api.example", "app.example", "blog.example", "old.example", "shop.example", "warehouse.example",
+	"accounts.example", "api.example", "app.example", "blog.example", "data.example", "news.example", "old.example", "shop.example",
+	"warehouse.example",
 }
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
