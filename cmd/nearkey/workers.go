@@ -152,11 +152,16 @@ func (w *workers) listen(ctx context.Context) error {
 	return nil
 }
 
+// maxWorkerHeadBytes is the greatest head of a request to a Worker.
+const maxWorkerHeadBytes = 128 << 10
+
 // enter has Workers answer at their address. It comes after the API, whose address
 // is the one that is announced.
 func (w *workers) enter() {
 	if w != nil && w.listener != nil {
-		w.service.enter(w.listener, httpServer{w.service.httpServer(w.host), nil})
+		server := w.service.httpServer(w.host)
+		server.ReadTimeout, server.MaxHeaderBytes = 0, maxWorkerHeadBytes // the runtime has patience as long as a body flows
+		w.service.enter(w.listener, httpServer{server, nil})
 	}
 }
 
@@ -219,8 +224,8 @@ func (w *workers) attend(ctx context.Context, dir string, tier *edge.Tier, rules
 		}),
 		socketCache:    cached,
 		socketEgress:   out,
-		socketServices: httpServer{s.httpServer(w.host.Services()), nil},
-		socketEvents:   httpServer{s.httpServer(w.host.Events()), nil},
+		socketServices: s.inner(w.host.Services()),
+		socketEvents:   s.inner(w.host.Events()),
 	} {
 		l, err := listenSocket(ctx, filepath.Join(dir, name))
 		if err != nil {
@@ -229,6 +234,14 @@ func (w *workers) attend(ctx context.Context, dir string, tier *edge.Tier, rules
 		s.attend(l, server)
 	}
 	return nil
+}
+
+// inner serves a handler to our own processes: workerd closes what it does not use,
+// and a Worker may take its time.
+func (s *service) inner(handler http.Handler) httpServer {
+	server := s.httpServer(handler)
+	server.ReadTimeout, server.IdleTimeout, server.MaxHeaderBytes = 0, time.Hour, maxWorkerHeadBytes
+	return httpServer{server, nil}
 }
 
 // errNotBound: the runtime tells who asks for what; nobody else knows the token.

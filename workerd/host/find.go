@@ -107,10 +107,8 @@ func (h *Host) Local(ctx context.Context, scheme, host, path, version string) ht
 	if err != nil || to.worker.name == "" {
 		return nil
 	}
-	h.mu.Lock()
-	from, known := h.names[version]
-	h.mu.Unlock()
-	if !known || from.id == to.worker || from.account != to.worker.account && !strings.HasSuffix(hostOf(host), h.suffix) {
+	from, known := h.named(version)
+	if !known || from == to.worker || from.account != to.worker.account && !strings.HasSuffix(hostOf(host), h.suffix) {
 		return nil
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.run(w, r, to) })

@@ -89,10 +89,10 @@ type Host struct {
 	jobs   sync.WaitGroup // preparations; added to under mu, while not closed
 	wake   chan struct{}
 	ending chan struct{} // closed when Run ends
+	names  sync.Map      // by version that is in the runtime, or was not long ago: named
 
 	mu      sync.Mutex // guards what follows
 	workers map[id]*worker
-	names   map[string]named // of the versions that are in the runtime
 	closed  bool
 }
 
@@ -115,7 +115,7 @@ func New(config Config) *Host {
 	}
 	h := &Host{
 		config: config, suffix: "." + strings.ToLower(config.Domain),
-		workers: map[id]*worker{}, names: map[string]named{}, wake: make(chan struct{}, 1), ending: make(chan struct{}),
+		workers: map[id]*worker{}, wake: make(chan struct{}, 1), ending: make(chan struct{}),
 	}
 	h.origin = h.newOrigin()
 	return h
@@ -132,7 +132,7 @@ func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil {
 		scheme = "https"
 	}
-	target, err := h.find(r.Context(), scheme, hostOf(r.Host), r.URL.EscapedPath())
+	target, err := h.find(r.Context(), scheme, hostOf(r.Host), r.URL.RequestURI())
 	if err != nil {
 		h.refuse(w, r, err)
 		return

@@ -19,16 +19,23 @@ type named struct {
 	gone time.Time // when it was found to be no longer active; its processes may still end
 }
 
+// named tells whose a version is.
+func (h *Host) named(version string) (of id, ok bool) {
+	value, ok := h.names.Load(version)
+	if !ok {
+		return id{}, false
+	}
+	return value.(named).id, true
+}
+
 // owner tells whose process a token is of.
 func (h *Host) owner(token string) (of id, version string, ok bool) {
 	caller, ok := h.config.Runtime.Identify(token, "")
 	if !ok {
 		return id{}, "", false
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	n, ok := h.names[caller.Name]
-	return n.id, caller.Name, ok
+	of, ok = h.named(caller.Name)
+	return of, caller.Name, ok
 }
 
 // Owner tells whose process a token is of, for services that keep what is theirs
@@ -130,11 +137,8 @@ func (h *Host) Output(name, _ string, line []byte) {
 	if h.config.Log == nil {
 		return
 	}
-	h.mu.Lock()
-	n, ok := h.names[name]
-	h.mu.Unlock()
-	if ok {
-		h.config.Log(n.account, n.name, name, line)
+	if of, ok := h.named(name); ok {
+		h.config.Log(of.account, of.name, name, line)
 	}
 }
 
@@ -148,11 +152,8 @@ type Counts struct {
 func (h *Host) Counts() []Counts {
 	all := []Counts{}
 	for _, s := range h.config.Runtime.Statuses() {
-		h.mu.Lock()
-		n, ok := h.names[s.Name]
-		h.mu.Unlock()
-		if ok {
-			all = append(all, Counts{n.account, n.name, s})
+		if of, ok := h.named(s.Name); ok {
+			all = append(all, Counts{of.account, of.name, s})
 		}
 	}
 	return all

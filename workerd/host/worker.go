@@ -288,9 +288,7 @@ func (h *Host) load(ctx context.Context, of id, version string, start bool) erro
 		return err
 	}
 	w.Name, w.Version = version, version
-	h.mu.Lock()
-	h.names[version] = named{id: of}
-	h.mu.Unlock()
+	h.names.Store(version, named{id: of})
 	if !start {
 		return h.config.Runtime.Load(w)
 	}
@@ -342,7 +340,8 @@ func (h *Host) sweep(ctx context.Context) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for version, n := range h.names {
+	for key, value := range h.names.Range {
+		version, n := key.(string), value.(named)
 		if wk := h.workers[n.id]; wk != nil {
 			if a := wk.active.Load(); a == nil || has(a.shares, version) {
 				continue
@@ -351,9 +350,9 @@ func (h *Host) sweep(ctx context.Context) {
 		switch {
 		case n.gone.IsZero():
 			n.gone = now
-			h.names[version] = n
+			h.names.Store(version, n)
 		case now.Sub(n.gone) > workerd.DefaultDrain+workerd.DefaultLinger:
-			delete(h.names, version)
+			h.names.Delete(version)
 		}
 	}
 }
