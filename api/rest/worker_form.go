@@ -1,12 +1,14 @@
 package rest
 
 import (
+	"bufio"
 	"compress/gzip"
 	"fmt"
 	"io"
 	"mime"
 	"mime/multipart"
 	"net/http"
+	"regexp"
 	"unicode"
 	"unicode/utf8"
 
@@ -43,22 +45,22 @@ const (
 
 // script is an uploaded form: the metadata as it was sent, and the modules.
 type script struct {
-	metadata []byte
-	modules  []catalog.WorkerModule // without hashes
-	contents map[string][]byte      // by the name of the module
-	size     int64                  // of the contents
+	metadata  []byte
+	flat      map[string]any         // the metadata, if its fields are parts of their own
+	flatBytes int                    // of the values in flat
+	modules   []catalog.WorkerModule // without hashes
+	contents  map[string][]byte      // by the name of the module
+	size      int64                  // of the contents
 }
 
 // readScript reads the form of an upload. The field that describes it comes first
 // in what wrangler sends; here it may come anywhere. Its name is metadata, and
 // settings in a change of settings.
 func (c *call) readScript(about string) (*script, error) {
-	boundary, isForm, err := formBoundary(c.r.Header.Get("Content-Type"))
-	switch {
-	case err != nil:
+	contentType := c.r.Header.Get("Content-Type")
+	boundary, isForm, err := formBoundary(contentType)
+	if err != nil {
 		return nil, err
-	case !isForm:
-		return nil, badUpload("A Worker is uploaded as multipart/form-data with a part '%s' and a part for each module.", about)
 	}
 	if err := c.body.limit(scriptFormBytes, scriptTooLarge); err != nil {
 		return nil, err
@@ -66,7 +68,16 @@ func (c *call) readScript(about string) (*script, error) {
 	if err := c.hold.prepay(max(c.body.length(), 0)); err != nil {
 		return nil, err
 	}
-	f := form{call: c, parts: multipart.NewReader(wholeForm(&c.body), boundary), total: scriptFormBytes, most: scriptParts}
+	body := bufio.NewReaderSize(&c.body, peekedBytes)
+	if !isForm && about == "metadata" && isJavaScript(contentType) {
+		if boundary, isForm = peekBoundary(body); !isForm {
+			return c.readBareScript(body)
+		}
+	}
+	if !isForm {
+		return nil, badUpload("A Worker is uploaded as multipart/form-data with a part '%s' and a part for each module.", about)
+	}
+	f := form{call: c, parts: multipart.NewReader(wholeForm(body), boundary), total: scriptFormBytes, most: scriptParts}
 	up := &script{contents: map[string][]byte{}}
 	for {
 		part, err := f.next()
@@ -82,13 +93,57 @@ func (c *call) readScript(about string) (*script, error) {
 		}
 	}
 	// What follows the last boundary means nothing, but must have arrived.
-	if _, err := io.Copy(io.Discard, &c.body); err != nil {
+	if _, err := io.Copy(io.Discard, body); err != nil {
 		return nil, bodyFailure(err)
+	}
+	if up.metadata == nil && up.flat != nil {
+		if up.metadata, err = marshal(up.flat); err != nil {
+			return nil, err
+		}
 	}
 	if up.metadata == nil {
 		return nil, badUpload("The form has no part '%s'.", about)
 	}
 	return up, nil
+}
+
+// bareScript is the name of the script of an upload that has no form.
+const bareScript = "worker.js"
+
+// readBareScript reads an upload that is nothing but a script in the service worker
+// format, as older clients send one without bindings.
+func (c *call) readBareScript(body io.Reader) (*script, error) {
+	content, err := c.readPart(body, catalog.MaxModuleBytes, func() error { return errScriptSize })
+	if err != nil {
+		return nil, bodyFailure(err)
+	}
+	return &script{
+		metadata: []byte(`{"body_part":"` + bareScript + `"}`),
+		modules:  []catalog.WorkerModule{{Name: bareScript, Type: "application/javascript", Size: len(content)}},
+		contents: map[string][]byte{bareScript: content},
+		size:     int64(len(content)),
+	}, nil
+}
+
+func isJavaScript(contentType string) bool {
+	kind, _, err := mime.ParseMediaType(contentType)
+	return err == nil && (kind == "application/javascript" || moduleAliases[kind] == "application/javascript")
+}
+
+// peekedBytes is how much of a body is looked at to find out what it is.
+const peekedBytes = 512
+
+var formStart = regexp.MustCompile(`^--([0-9A-Za-z'()+_,./:=?-]{1,70})\r\nContent-Disposition: form-data;`)
+
+// peekBoundary finds the boundary of a form that says that it is a script, as the
+// SDK for TypeScript sends them. No script begins so.
+func peekBoundary(body *bufio.Reader) (boundary string, isForm bool) {
+	start, _ := body.Peek(peekedBytes) // it may be shorter
+	found := formStart.FindSubmatch(start)
+	if found == nil {
+		return "", false
+	}
+	return string(found[1]), true
 }
 
 func scriptTooLarge(int64) error { return errScriptSize }
@@ -97,10 +152,13 @@ func scriptTooLarge(int64) error { return errScriptSize }
 var errScriptSize = refuse(http.StatusRequestEntityTooLarge, codeScriptSize,
 	"Your Worker exceeded the size limit of %d MiB before compression.", MaxScriptFullBytes>>20)
 
-// add takes a part of the form. The name of a module is the part's: a file name
-// would have lost its folders.
+// add takes a part of the form. The name of a module is the part's, folders
+// included.
 func (up *script) add(c *call, part *multipart.Part, about string) error {
-	name := part.FormName()
+	name := moduleName(part)
+	if fields := flatFields(name, about); fields != nil {
+		return up.addField(c, part, fields)
+	}
 	if name == about {
 		if up.metadata != nil {
 			return badUpload("The form has the part '%s' twice.", about)
@@ -111,6 +169,11 @@ func (up *script) add(c *call, part *multipart.Part, about string) error {
 		})
 		return err
 	}
+	return up.addModule(c, part, name)
+}
+
+// addModule takes a part that is a module.
+func (up *script) addModule(c *call, part *multipart.Part, name string) error {
 	kind, err := moduleType(name, part.Header.Get("Content-Type"))
 	switch {
 	case err != nil:
@@ -138,6 +201,21 @@ func (up *script) add(c *call, part *multipart.Part, about string) error {
 	up.modules = append(up.modules, catalog.WorkerModule{Name: name, Type: kind, Size: len(content)})
 	up.contents[name] = content
 	return nil
+}
+
+var filesPart = regexp.MustCompile(`^files(\[\d*\]|\.\d+)?$`)
+
+// moduleName is the name of a part, or of its file where SDKs name all parts alike.
+// part.FileName would take the folders from it.
+func moduleName(part *multipart.Part) string {
+	name := part.FormName()
+	if !filesPart.MatchString(name) {
+		return name
+	}
+	if _, params, err := mime.ParseMediaType(part.Header.Get("Content-Disposition")); err == nil && params["filename"] != "" {
+		return params["filename"]
+	}
+	return name
 }
 
 // readPart reads a part of at most most bytes; it is not nil.

@@ -23,7 +23,7 @@ async function decode(value) {
   if ('$buffer' in value) return Buffer.from(value.$buffer, 'base64');
   if ('$stream' in value) return Readable.from([Buffer.from(value.$stream, 'base64')]);
   if ('$response' in value) return new Response(Buffer.from(value.$response, 'base64'));
-  if ('$file' in value) return toFile(Buffer.from(value.$file, 'base64'), value.name);
+  if ('$file' in value) return toFile(Buffer.from(value.$file, 'base64'), value.name, { type: value.type });
   const entries = await Promise.all(Object.entries(value).map(async ([k, v]) => [k, await decode(v)]));
   return Object.fromEntries(entries);
 }
