@@ -282,8 +282,11 @@ func (w *workers) check(ctx context.Context, b rest.Bundle) (rest.Started, error
 	made.Name, made.Version = b.AccountID+"/"+b.Name, "check"
 	report, err := w.runtime.Check(ctx, made)
 	var fault *workerd.StartError
-	if errors.As(err, &fault) {
+	switch {
+	case errors.As(err, &fault):
 		return rest.Started{}, &rest.StartError{Text: fault.Text}
+	case errors.Is(err, workerd.ErrMissing):
+		return rest.Started{}, fmt.Errorf("%w: %w", rest.ErrNoRuntime, err)
 	}
 	return rest.Started{Handlers: report.Handlers, NamedHandlers: report.NamedHandlers, Took: report.Took}, err
 }

@@ -230,3 +230,17 @@ func TestKilled(t *testing.T) {
 	w.begin()
 	w.want("kept", "/", "v")
 }
+
+// Without a runtime KV works, a deploy is refused and says why, and so does the log.
+func TestNoRuntime(t *testing.T) {
+	w := start(t, "--workers-runtime", "/nowhere/workerd")
+	kind, form := script{code: `export default { fetch() { return new Response("one"); } }`}.form(t)
+	status, e := w.call(http.MethodPut, "/workers/scripts/none", kind, form)
+	if e.Success || status != http.StatusNotImplemented || !strings.Contains(e.Errors[0].Message, "runtime is not installed") {
+		t.Errorf("%d %+v, want 501 and the reason", status, e)
+	}
+	ns := w.namespace("works")
+	if status, e := w.call(http.MethodPut, "/storage/kv/namespaces/"+ns+"/values/k", "text/plain", []byte("v")); !e.Success {
+		t.Errorf("put: %d %+v", status, e)
+	}
+}
