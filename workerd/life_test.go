@@ -185,7 +185,7 @@ func TestLimits(t *testing.T) {
 // A Worker may ask for less CPU than others have, not for more, and its start is
 // not counted.
 func TestOwnCPU(t *testing.T) {
-	w := start(t, workerd.Options{CPU: 1500 * time.Millisecond})
+	w := start(t, workerd.Options{CPU: time.Second})
 	for name, asked := range map[string]time.Duration{"less": time.Millisecond, "more": time.Hour} {
 		v := worker(name, "1", `let n = 0; for (let i = 0; i < 3e7; i++) n = (n + i) % 7;
 			export default {fetch(r) { if (r.url.endsWith("/loop")) for (;;); return new Response("ok") }}`)
@@ -195,7 +195,7 @@ func TestOwnCPU(t *testing.T) {
 		before := w.status(name)
 		w.want(name, "/loop", 503, "error code: 1102\n")
 		until(t, "its CPU counts", func() bool { return w.status(name).CPU > before.CPU })
-		if s := w.status(name); s.Crashes != 1 || name == "less" && s.CPU-before.CPU > 1200*time.Millisecond {
+		if s := w.status(name); s.Crashes != 1 || name == "less" && s.CPU-before.CPU > 900*time.Millisecond {
 			t.Errorf("%s: %+v before %+v", name, s, before)
 		}
 	}
