@@ -12,28 +12,20 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/workerd"
 )
 
-// binary is the real workerd, which make deps installs.
+// binary is the real workerd.
 func binary(tb testing.TB) string {
 	tb.Helper()
-	arch := map[string]string{"amd64": "64", "arm64": "arm64"}[runtime.GOARCH]
-	path, err := filepath.Abs("../test/workerd/node_modules/@cloudflare/workerd-" + runtime.GOOS + "-" + arch + "/bin/workerd")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		tb.Fatalf("no Workers runtime: run make deps (%v)", err)
-	}
-	return path
+	return nearkeytest.NeedWorkerd(tb)
 }
 
 // A world is a running Runtime with a web server before it: the first label of
@@ -49,7 +41,7 @@ type world struct {
 func start(tb testing.TB, opts workerd.Options) *world {
 	tb.Helper()
 	if opts.Path == "" {
-		opts.Path = binary(tb)
+		opts.Path = nearkeytest.NeedWorkerd(tb)
 	}
 	dir, err := os.MkdirTemp("", "wd")
 	if err != nil {

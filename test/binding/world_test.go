@@ -27,8 +27,6 @@ import (
 	"github.com/nearkey/nearkey/kv"
 )
 
-const runtime = "../workerd/node_modules/@cloudflare/workerd-linux-64/bin/workerd"
-
 // The names of bindings, as the Worker knows them, with their sockets and tokens.
 var bindings = []struct{ name, socket, token string }{
 	{"KV", "kv.sock", "secret"},
@@ -248,13 +246,7 @@ func ask(far http.RoundTripper, r *http.Request, body []byte) []byte {
 // start starts workerd in dir and waits until it listens.
 func start(t *testing.T, dir string, limits kv.Limits) {
 	t.Helper()
-	path, err := filepath.Abs(runtime)
-	if err == nil {
-		_, err = os.Stat(path)
-	}
-	if err != nil {
-		t.Fatalf("no workerd: run `make deps` (%v)", err)
-	}
+	path := nearkeytest.NeedWorkerd(t)
 	for _, name := range []string{"worker.mjs", "service_worker.js"} {
 		text, err := os.ReadFile(name)
 		if err == nil {

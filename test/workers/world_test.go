@@ -15,7 +15,6 @@ import (
 	"net/textproto"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -28,10 +27,9 @@ import (
 var binary, runtimePath string
 
 func TestMain(m *testing.M) {
-	arch := map[string]string{"amd64": "64", "arm64": "arm64"}[runtime.GOARCH]
-	runtimePath = "../workerd/node_modules/@cloudflare/workerd-linux-" + arch + "/bin/workerd"
-	if _, err := os.Stat(runtimePath); err != nil {
-		fmt.Fprintln(os.Stderr, "the tests need the pinned workerd, run make deps:", err)
+	var err error
+	if runtimePath, err = nearkeytest.Workerd(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	os.Exit(nearkeytest.Main(context.Background(), m, func(built string) { binary = built }))

@@ -11,30 +11,16 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/workerd"
 	"github.com/nearkey/nearkey/workerd/cache"
 )
-
-// binary is the real workerd, which make deps installs.
-func binary(tb testing.TB) string {
-	tb.Helper()
-	arch := map[string]string{"amd64": "64", "arm64": "arm64"}[runtime.GOARCH]
-	path, err := filepath.Abs("../../test/workerd/node_modules/@cloudflare/workerd-" + runtime.GOOS + "-" + arch + "/bin/workerd")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		tb.Fatalf("no Workers runtime: run make deps (%v)", err)
-	}
-	return path
-}
 
 // program is a Worker that does the steps it is sent, one after the other, and
 // answers with what came of each.
@@ -101,7 +87,7 @@ func start(tb testing.TB, config cache.Config) *world {
 	}
 	origin.Start()
 	w.runner = workerd.New(workerd.Options{
-		Path: binary(tb), Dir: filepath.Join(dir, "run"), Cache: socket, Egress: filepath.Join(dir, "origin"), Logger: slog.New(slog.DiscardHandler),
+		Path: nearkeytest.NeedWorkerd(tb), Dir: filepath.Join(dir, "run"), Cache: socket, Egress: filepath.Join(dir, "origin"), Logger: slog.New(slog.DiscardHandler),
 	})
 	config.Identify = func(token string) (string, bool) {
 		caller, ok := w.runner.Identify(token, "")

@@ -15,28 +15,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/workerd"
 	"github.com/nearkey/nearkey/workerd/egress"
 )
-
-// binary is the real workerd, which make deps installs.
-func binary(tb testing.TB) string {
-	tb.Helper()
-	arch := map[string]string{"amd64": "64", "arm64": "arm64"}[runtime.GOARCH]
-	path, err := filepath.Abs("../../test/workerd/node_modules/@cloudflare/workerd-" + runtime.GOOS + "-" + arch + "/bin/workerd")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if _, err := os.Stat(path); err != nil {
-		tb.Fatalf("no Workers runtime: run make deps (%v)", err)
-	}
-	return path
-}
 
 // program is a Worker that does what the body of a request says, and answers with
 // what came of it.
@@ -180,7 +166,7 @@ func start(tb testing.TB, change func(w *world, c *egress.Config)) *world {
 	w := &world{tb: tb, names: &names{lists: map[string][][]string{}, asked: map[string]int{}}}
 	w.names.set("here.test", []string{"127.0.0.1"})
 	socket := filepath.Join(dir, "egress")
-	w.runner = workerd.New(workerd.Options{Path: binary(tb), Dir: filepath.Join(dir, "run"), Egress: socket, Logger: slog.New(slog.DiscardHandler)})
+	w.runner = workerd.New(workerd.Options{Path: nearkeytest.NeedWorkerd(tb), Dir: filepath.Join(dir, "run"), Egress: socket, Logger: slog.New(slog.DiscardHandler)})
 	config := egress.Config{
 		Identify: func(token string) (string, bool) {
 			caller, ok := w.runner.Identify(token, "")

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/nearkey/nearkey/catalog"
 	"github.com/nearkey/nearkey/edge"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/kv/kvtest"
 	"github.com/nearkey/nearkey/store/memory"
@@ -64,7 +64,7 @@ func start(t *testing.T) *world {
 	if w.keys, err = catalog.CreateKeys(filepath.Join(dir, "keys")); err != nil {
 		t.Fatal(err)
 	}
-	w.runtime = workerd.New(workerd.Options{Path: pinned(t), Dir: filepath.Join(dir, "run")})
+	w.runtime = workerd.New(workerd.Options{Path: nearkeytest.NeedWorkerd(t), Dir: filepath.Join(dir, "run")})
 	w.host = host.New(host.Config{
 		Records: catalog.NewWorkerReplica(tier, catalog.ReplicaOptions{MaxAge: time.Hour}), Runtime: w.runtime, Keys: w.keys,
 	})
@@ -82,16 +82,6 @@ func start(t *testing.T) *world {
 		}
 	})
 	return w
-}
-
-// pinned is the workerd that the tests run on.
-func pinned(t *testing.T) string {
-	arch := map[string]string{"amd64": "64", "arm64": "arm64"}[runtime.GOARCH]
-	path := "../../test/workerd/node_modules/@cloudflare/workerd-linux-" + arch + "/bin/workerd"
-	if _, err := os.Stat(path); err != nil {
-		t.Fatalf("the tests need the pinned workerd, run make deps: %v", err)
-	}
-	return path
 }
 
 // deploy adds a version of a Worker to which all requests go, and returns its id.
