@@ -10,6 +10,8 @@ import (
 	"github.com/nearkey/nearkey/store/disk"
 	"github.com/nearkey/nearkey/workerd"
 	"github.com/nearkey/nearkey/workerd/cache"
+	"github.com/nearkey/nearkey/workerd/cron"
+	"github.com/nearkey/nearkey/workerd/tail"
 )
 
 // storeMetrics shows the figures of the store as metrics.
@@ -144,5 +146,27 @@ func cacheMetrics(metrics *observe.Metrics, server *cache.Server) {
 		{"nearkey_workers_cache_misses_total", "Matches of the Cache API that found none.", func(s cache.Stats) float64 { return float64(s.Misses) }},
 		{"nearkey_workers_cache_stored_total", "Responses that were put.", func(s cache.Stats) float64 { return float64(s.Stored) }},
 		{"nearkey_workers_cache_evicted_total", "Responses that went for others.", func(s cache.Stats) float64 { return float64(s.Evicted) }},
+	})
+}
+
+// cronMetrics shows the figures of crons.
+func cronMetrics(metrics *observe.Metrics, crons *cron.Scheduler) {
+	show(metrics.Counter, crons.Stats, []figure[cron.Stats]{
+		{"nearkey_workers_crons_fired_total", "Runs of cron triggers that were begun here.", func(s cron.Stats) float64 { return float64(s.Fired) }},
+		{"nearkey_workers_crons_failed_total", "Of them, those that did not end well.", func(s cron.Stats) float64 { return float64(s.Failed) }},
+		{"nearkey_workers_crons_retried_total", "Of them, those that were not the first of their tick.", func(s cron.Stats) float64 { return float64(s.Retried) }},
+		{"nearkey_workers_crons_skipped_total", "Ticks that could not be claimed in time.", func(s cron.Stats) float64 { return float64(s.Skipped) }},
+	})
+}
+
+// tailMetrics shows the figures of those who follow Workers.
+func tailMetrics(metrics *observe.Metrics, hub *tail.Hub) {
+	show(metrics.Gauge, hub.Stats, []figure[tail.Stats]{
+		{"nearkey_workers_tails", "Tails of Workers that somebody follows.", func(s tail.Stats) float64 { return float64(s.Sessions) }},
+		{"nearkey_workers_log_bytes", "Memory of the last lines that Workers logged.", func(s tail.Stats) float64 { return float64(s.RecentBytes) }},
+	})
+	show(metrics.Counter, hub.Stats, []figure[tail.Stats]{
+		{"nearkey_workers_tail_events_total", "Events that followers of Workers took.", func(s tail.Stats) float64 { return float64(s.Sent) }},
+		{"nearkey_workers_tail_dropped_total", "Events that followers of Workers were too slow for.", func(s tail.Stats) float64 { return float64(s.Dropped) }},
 	})
 }

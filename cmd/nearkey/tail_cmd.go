@@ -41,8 +41,9 @@ func (m *Main) tailCommand() *cobra.Command {
 happens only that is shown which fits all of the filters; each filter fits one of
 its values. While a Worker is followed, it costs more CPU time.
 
-With --since, lines that the server has kept of the time before are shown first:
-those of the last hour, if they are not too many, without what they belong to.`,
+With --since, lines of the time before are shown first, without what they belong
+to: those of the last hour, if they are not too many, of Workers that ran at the
+centre. What edges logged is not kept.`,
 		Example: `  nearkey tail shop
   nearkey tail shop --status error --since 30m
   nearkey tail shop --json | jq .logs`,

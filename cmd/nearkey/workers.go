@@ -113,6 +113,8 @@ func (w *workers) follow(config *host.Config, cat *catalog.Catalog) error {
 			Logger:  s.logger,
 		})
 		config.Deliver = func(d host.Delivery) { courier.Publish(d.AccountID, d.Worker, d.Tails, d.Event) }
+		s.metrics.Counter("nearkey_workers_tail_undelivered_total", "Events that did not come to the followers of Workers.",
+			func() float64 { return float64(courier.Dropped()) })
 		s.work = append(s.work, courier.Run)
 		return nil
 	}
@@ -120,6 +122,8 @@ func (w *workers) follow(config *host.Config, cat *catalog.Catalog) error {
 	config.Deliver = func(d host.Delivery) { w.hub.Publish(d.AccountID, d.Worker, d.Event) }
 	config.Log = w.hub.Log
 	w.crons = cron.New(cron.Options{Catalog: cat, Fire: w.fire, Holder: catalog.NewSecret(), Logger: s.logger})
+	cronMetrics(s.metrics, w.crons)
+	tailMetrics(s.metrics, w.hub)
 	s.work = append(s.work, w.hub.Run, w.crons.Run)
 	return nil
 }
