@@ -44,7 +44,7 @@ test: check build deps ## everything; what continuous integration runs
 	$(MAKE) compat
 
 race: ## the tests of what runs in one process, under the race detector
-	CGO_ENABLED=1 go test -race -timeout 20m ./kv/... ./store/disk ./store/memory ./catalog/... ./gateway ./api/... ./client/... ./cmd/... ./internal/guard ./internal/observe ./internal/process ./internal/signal
+	CGO_ENABLED=1 go test -race -timeout 20m ./kv/... ./store/disk ./store/memory ./catalog/... ./gateway ./api/... ./client/... ./cmd/... ./workerd/... ./internal/...
 
 fuzz: ## every fuzz target for FUZZTIME
 	@.ci/fuzz $(FUZZTIME)
