@@ -1,7 +1,7 @@
 // Package client speaks the dialect of Workers KV's REST API, to nearkey and to
 // any other server of that dialect alike: namespaces, values, metadata, key
-// listings, bulk operations and tokens, and the NDJSON form in which a namespace
-// is exported and imported.
+// listings, bulk operations and tokens, Workers with their crons and tails, and the
+// NDJSON form in which a namespace is exported and imported.
 //
 // Calls are retried, a bounded number of times, when the server is overloaded or
 // cannot be reached and repeating them does no harm. A Client holds connections

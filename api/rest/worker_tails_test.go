@@ -17,6 +17,7 @@ import (
 
 	"github.com/nearkey/nearkey/api/hot"
 	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/client"
 	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/websocket"
 	"github.com/nearkey/nearkey/kv"
@@ -43,12 +44,18 @@ func (nothingNear) Read(context.Context, string, string, kv.NamespaceID) (hot.Ri
 }
 
 // serveHot serves a handler by the hot path and returns its address.
-func serveHot(t testing.TB, handler http.Handler) string {
+func serveHot(t testing.TB, handler http.Handler) string { return serveHotTLS(t, handler, nil) }
+
+func serveHotTLS(t testing.TB, handler http.Handler, config *tls.Config) string {
 	t.Helper()
 	server := hot.New(hot.Config{HTTP: HTTPServer(handler), Values: nothingNear{}, Rights: nothingNear{}})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
+	}
+	scheme := "http"
+	if config != nil {
+		l, scheme = tls.NewListener(l, config), "https"
 	}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(context.WithoutCancel(t.Context()), l) }()
@@ -62,7 +69,7 @@ func serveHot(t testing.TB, handler http.Handler) string {
 			t.Error(err)
 		}
 	})
-	return "http://" + l.Addr().String()
+	return scheme + "://" + l.Addr().String()
 }
 
 func newTailWorld(t testing.TB, change ...func(*Config)) *tailWorld {
@@ -186,6 +193,36 @@ func TestTail(t *testing.T) {
 	nearkeytest.Until(t, "its request is logged", func() bool {
 		return strings.Contains(w.log.String(), `"op":"follow tail","status":101`)
 	})
+}
+
+// A tail is followed over TLS, also by a client that speaks HTTP/2 otherwise.
+func TestTailTLS(t *testing.T) {
+	w := newTailWorld(t)
+	other := httptest.NewUnstartedServer(nil) // for its certificate
+	other.EnableHTTP2 = true
+	other.StartTLS()
+	defer other.Close()
+	base := serveHotTLS(t, w.server, &tls.Config{Certificates: other.TLS.Certificates, NextProtos: []string{"h2", "http/1.1"}})
+	c, err := client.New(client.Config{BaseURL: base, AccountID: accountID, Token: rootToken, HTTPClient: other.Client()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Workers(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	followed, err := c.Tail(t.Context(), "shop", client.TailFilter{Text: "secure"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	nearkeytest.Until(t, "the session begins", func() bool { return w.hub.Stats().Sessions > 0 })
+	w.publish("secure")
+	if event, err := followed.Next(); err != nil || !strings.Contains(string(event), "secure") {
+		t.Errorf("got %s, %v", event, err)
+	}
+	if err := followed.Close(); err != nil {
+		t.Error(err)
+	}
+	nearkeytest.Until(t, "the session ends", func() bool { return w.hub.Stats().Sessions == 0 })
 }
 
 // A follower that leaves ends the tail.
