@@ -139,12 +139,14 @@ func (c *configuration) bindings() string {
 	return all.String()
 }
 
-// versionMetadata is what a Worker may know of its version.
+// versionMetadata is what a Worker may know of its version: what is given, and its
+// id.
 func versionMetadata(w *Worker, given string) string {
-	if given != "" {
+	fields := map[string]string{"id": w.Version, "tag": "", "timestamp": ""}
+	if given != "" && json.Unmarshal([]byte(given), &fields) != nil {
 		return given
 	}
-	text, _ := json.Marshal(map[string]string{"id": w.Version, "tag": "", "timestamp": ""})
+	text, _ := json.Marshal(fields)
 	return string(text)
 }
 

@@ -372,13 +372,14 @@ func TestSpend(t *testing.T) {
 
 func TestVersionMetadata(t *testing.T) {
 	w := start(t, workerd.Options{})
-	v := worker("a", "5e3f", answering(`JSON.stringify([env.GIVEN, env.OWN])`))
+	v := worker("a", "5e3f", answering(`JSON.stringify([env.GIVEN, env.OWN, env.PART])`))
 	v.Bindings = []workerd.Binding{
 		{Name: "GIVEN", Kind: workerd.BindVersion, Value: `{"id":"x","tag":"t","timestamp":"2026-01-01T00:00:00Z"}`},
 		{Name: "OWN", Kind: workerd.BindVersion},
+		{Name: "PART", Kind: workerd.BindVersion, Value: `{"tag":"t"}`},
 	}
 	w.deploy(v)
-	w.want("a", "/", 200, `[{"id":"x","tag":"t","timestamp":"2026-01-01T00:00:00Z"},{"id":"5e3f","tag":"","timestamp":""}]`)
+	w.want("a", "/", 200, `[{"id":"x","tag":"t","timestamp":"2026-01-01T00:00:00Z"},{"id":"5e3f","tag":"","timestamp":""},{"id":"5e3f","tag":"t","timestamp":""}]`)
 }
 
 // What a Worker uses is told, over all its processes.

@@ -148,7 +148,6 @@ func workerFailure(err error) error {
 		{catalog.ErrTooManyWorkers, bad, codeTooMany, ""},
 		{catalog.ErrTooManyRoutes, bad, codeTooMany, ""},
 		{catalog.ErrTooManyZones, bad, codeTooMany, ""},
-		{catalog.ErrConflict, http.StatusServiceUnavailable, codeLater, "The Worker is being changed by others. Please try again."},
 	} {
 		if errors.Is(err, known.kind) {
 			f := refuse(known.status, known.code, "%s", known.text)
@@ -158,7 +157,10 @@ func workerFailure(err error) error {
 			return f
 		}
 	}
-	if errors.Is(err, catalog.ErrInvalid) {
+	switch {
+	case errors.Is(err, catalog.ErrConflict):
+		return later(http.StatusServiceUnavailable, "The Worker is being changed by others. Please try again.", err)
+	case errors.Is(err, catalog.ErrInvalid):
 		return refuse(bad, codeInvalid, "%s", reason(err))
 	}
 	return err

@@ -123,6 +123,9 @@ func (s *Server) changeOnce(ctx context.Context, c *call, name string, ch *chang
 	if err != nil {
 		return changed{}, err
 	}
+	if err := describeVersion(&m, ch.annotations["workers/tag"]); err != nil {
+		return changed{}, err
+	}
 	var contents map[string][]byte
 	if ch.up != nil {
 		m.Modules, contents = ch.up.modules, ch.up.contents
@@ -156,6 +159,21 @@ func (s *Server) changeOnce(ctx context.Context, c *call, name string, ch *chang
 	}
 	made.worker, made.version, err = s.catalog.AddVersion(ctx, account, name, add)
 	return made, err
+}
+
+// describeVersion notes in bindings to a version's metadata what is known of it
+// before it is there; its id is added where it runs.
+func describeVersion(m *catalog.Manifest, tag string) error {
+	text, err := marshal(map[string]string{"tag": tag, "timestamp": stampOf(time.Now())})
+	if err != nil {
+		return err
+	}
+	for i := range m.Bindings {
+		if m.Bindings[i].Type == "version_metadata" {
+			m.Bindings[i].Text = string(text)
+		}
+	}
+	return nil
 }
 
 // putModules stores the modules and notes their hashes in the manifest.

@@ -3,6 +3,8 @@ package rest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 
 	"fmt"
 	"mime"
@@ -419,6 +421,54 @@ func TestWorkerConflict(t *testing.T) {
 	}
 	if v := w.serving("a"); v.Number != 3 || len(v.Manifest.Bindings) != 1 {
 		t.Errorf("version %+v serves", v)
+	}
+}
+
+// TestVersionMetadata: a version knows its tag and when it was made; one that is
+// made of it has its own.
+func TestVersionMetadata(t *testing.T) {
+	w := newWorkersWorld(t)
+	read := func() (m struct{ Tag, Timestamp string }) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(w.last().Manifest.Bindings[0].Text), &m); err != nil {
+			t.Fatal(err)
+		}
+		if at, err := time.Parse(time.RFC3339, m.Timestamp); err != nil || time.Since(at) > time.Minute {
+			t.Errorf("timestamp %q: %v", m.Timestamp, err)
+		}
+		return m
+	}
+	w.send("PUT", "scripts/a", part{"metadata", "", `{"main_module":"index.js","bindings":[{"name":"VM","type":"version_metadata"}],"annotations":{"workers/tag":"t1"}}`}, hello).ok()
+	first := read()
+	w.at("PUT", "scripts/a/secrets", `{"name":"S","text":"s","type":"secret_text"}`).ok()
+	if second := read(); first.Tag != "t1" || second.Tag != "" || second.Timestamp <= first.Timestamp {
+		t.Errorf("metadata %+v, then %+v", first, second)
+	}
+	if a := w.at("GET", "scripts/a/settings").ok(); !strings.Contains(a.body, `{"name":"VM","type":"version_metadata"}`) {
+		t.Errorf("settings %s", a.body)
+	}
+}
+
+// TestWorkerFailures: what the catalog refuses is the client's to mend, except for
+// changes that others are in the way of.
+func TestWorkerFailures(t *testing.T) {
+	for _, kind := range []error{
+		catalog.ErrWorkerNotFound, catalog.ErrWorkerName, catalog.ErrTooManyWorkers, catalog.ErrVersionNotFound, catalog.ErrShares,
+		catalog.ErrSubdomainTaken, catalog.ErrSubdomainName, catalog.ErrZoneNotFound, catalog.ErrZoneTaken, catalog.ErrZoneName, catalog.ErrTooManyZones,
+		catalog.ErrRouteNotFound, catalog.ErrRouteTaken, catalog.ErrRouteZone, catalog.ErrRoutePattern, catalog.ErrTooManyRoutes,
+		catalog.ErrDomainNotFound, catalog.ErrDomainTaken, catalog.ErrTooManySchedules,
+	} {
+		var f *failure
+		if err := workerFailure(fmt.Errorf("doing: %w", kind)); !errors.As(err, &f) || f.status < 400 || f.status >= 500 || f.code == 0 || f.text == "" || strings.Contains(f.text, "doing") {
+			t.Errorf("%v becomes %#v", kind, err)
+		}
+	}
+	var f *failure
+	if err := workerFailure(fmt.Errorf("doing: %w", catalog.ErrConflict)); !errors.As(err, &f) || f.status != 503 || f.retryAfter == 0 {
+		t.Errorf("a conflict becomes %#v", err)
+	}
+	if err := workerFailure(catalog.ErrUnavailable); err != catalog.ErrUnavailable {
+		t.Errorf("a failure of ours becomes %#v", err)
 	}
 }
 

@@ -189,6 +189,7 @@ func TestWranglerWhoami(t *testing.T) {
 	t.Parallel()
 	s := shared.server
 	newWrangler(t, s.endpoint).ok(t, []string{"whoami"}, ownerEmail, s.account)
+	newerWrangler(t, s.endpoint).ok(t, []string{"whoami"}, ownerEmail, s.account)
 	w := bareWrangler(t)
 	w.env = append(w.env, "CLOUDFLARE_API_BASE_URL="+s.base, "CLOUDFLARE_API_KEY="+s.key, "CLOUDFLARE_EMAIL="+s.email)
 	w.ok(t, []string{"whoami"}, ownerEmail, s.account)
