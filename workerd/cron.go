@@ -50,13 +50,13 @@ func (r *Runtime) Scheduled(ctx context.Context, name, cron string, at time.Time
 		return Outcome{}, err
 	}
 	defer p.leave()
-	s.requests.Add(1)
+	s.count(tallyRequests, 1)
 	p.progress.Add(1) // what was used before is not this call's
 	defer p.progress.Add(1)
 	query := url.Values{"cron": {cron}, "at": {strconv.FormatInt(at.UnixMilli(), 10)}}
 	var outcome Outcome
 	if err := p.ask(ctx, "/?"+query.Encode(), &outcome); err != nil {
-		s.exceptions.Add(1)
+		s.count(tallyExceptions, 1)
 		switch reason, _ := p.fate(ctx); reason {
 		case overCPU:
 			return Outcome{Outcome: "exceededCpu"}, nil
@@ -66,7 +66,7 @@ func (r *Runtime) Scheduled(ctx context.Context, name, cron string, at time.Time
 		return Outcome{}, fmt.Errorf("call a scheduled handler: %w", err)
 	}
 	if outcome.Outcome != "ok" {
-		s.exceptions.Add(1)
+		s.count(tallyExceptions, 1)
 		if p.swollen() != "" {
 			outcome.Outcome = "exceededMemory"
 		}

@@ -51,7 +51,7 @@ func (r *Runtime) ServeEntrypoint(w http.ResponseWriter, req *http.Request, name
 	if errors.Is(err, ErrNotFound) {
 		return false // it was removed meanwhile
 	}
-	s.requests.Add(1)
+	s.count(tallyRequests, 1)
 	ray := newRay()
 	if err == nil && s.pass(p, p.doors[entrypoint], w, req, ray, true) {
 		if p, err = s.enterBy(req.Context(), entrypoint); err == nil {
@@ -92,7 +92,7 @@ func (s *script) pass(p *process, door *pool, w http.ResponseWriter, req *http.R
 			return true
 		}
 	}
-	s.exceptions.Add(1)
+	s.count(tallyExceptions, 1)
 	if reason != "" {
 		errorPage(w, req, http.StatusServiceUnavailable, 1102, "Worker exceeded resource limits ("+reason+")", ray)
 		return false

@@ -330,7 +330,7 @@ func (p *process) ended(state *os.ProcessState) {
 	r.mu.Unlock()
 	close(p.dead)
 	if s := p.owner.Load(); s != nil {
-		s.cpu.Add(int64(state.UserTime() + state.SystemTime()))
+		s.count(tallyCPU, int64(state.UserTime()+state.SystemTime()))
 		if unasked {
 			r.opts.Logger.Warn("a Worker's process ended", "worker", p.worker.Name, "version", p.worker.Version, "limit", reason, "state", state.String())
 		}

@@ -31,8 +31,8 @@ type script struct {
 	name      string
 	deploying chan struct{} // held by the one Deploy or change of extras that is under way
 
-	requests, exceptions, starts, crashes atomic.Int64
-	cpu                                   atomic.Int64 // of processes that have ended, ns
+	own   Tally
+	tally atomic.Pointer[Tally] // of the version that was last wanted; nil: none
 
 	mu        sync.Mutex // guards what follows
 	worker    *Worker    // nil: removed, or never deployed
@@ -99,7 +99,7 @@ func (s *script) start(f *flight, w *Worker) {
 	case kept:
 		s.cur = p
 		p.owner.Store(s)
-		s.starts.Add(1)
+		s.count(tallyStarts, 1)
 	case !current:
 		err = nil // another version is wanted by now: those who wait look again
 	case errors.As(err, &fault) && more.entrypoints != "":
@@ -201,7 +201,7 @@ func (s *script) exchange(w *Worker, old, fresh *process) bool {
 	}
 	s.cur = fresh
 	fresh.owner.Store(s)
-	s.starts.Add(1)
+	s.count(tallyStarts, 1)
 	old.replaced()
 	return true
 }
@@ -223,7 +223,7 @@ func (s *script) lost(p *process) {
 	if !p.crashed() {
 		return
 	}
-	s.crashes.Add(1)
+	s.count(tallyCrashes, 1)
 	if time.Since(p.started) > healthy {
 		s.failures = 0
 	}
@@ -244,10 +244,13 @@ func (s *script) replace(w *Worker, p *process) bool {
 	old := s.cur
 	s.worker, s.cur, s.gone = w, p, w == nil
 	s.failures, s.notBefore = 0, time.Time{}
+	if w != nil {
+		s.tally.Store(w.Tally)
+	}
 	s.more.entrypoints = "" // of the version before
 	if p != nil {
 		p.owner.Store(s)
-		s.starts.Add(1)
+		s.count(tallyStarts, 1)
 	}
 	if old != nil {
 		old.replaced()
@@ -272,13 +275,7 @@ func (s *script) status() (Status, bool) {
 	if s.worker == nil {
 		return Status{}, false
 	}
-	status := Status{Name: s.name, Version: s.worker.Version, Counts: Counts{
-		Requests:   s.requests.Load(),
-		Exceptions: s.exceptions.Load(),
-		Starts:     s.starts.Load(),
-		Crashes:    s.crashes.Load(),
-		CPU:        time.Duration(s.cpu.Load()),
-	}}
+	status := Status{Name: s.name, Version: s.worker.Version, Counts: s.own.Counts()}
 	if s.cur != nil {
 		status.PID, status.InFlight = s.cur.pid, s.cur.busy()
 		if cpu, memory, err := usage(s.cur.pid); err == nil {

@@ -146,6 +146,7 @@ type Worker struct {
 	Flags             []string
 	Bindings          []Binding
 	CPU               time.Duration // less than Options.CPU; 0: that
+	Tally             *Tally        // counts what this version does; nil: the Runtime alone does
 }
 
 // Errors of a Worker that cannot answer.
@@ -173,6 +174,7 @@ type Runtime struct {
 	peers   sync.Map    // process id: token, for as long
 	buffers sync.Pool   // of *[copyBuffer]byte
 	shared  atomic.Bool // namespaces are refused here: Workers share ours
+	total   Tally       // of all Workers, those that were removed too
 
 	mu        sync.Mutex // guards what follows
 	lock      *os.File   // of Dir; nil: not taken yet
@@ -381,16 +383,7 @@ type Status struct {
 	PID           int // 0: nothing runs
 	InFlight      int
 	MemoryBytes   int64 // resident; 0: nothing runs, or the system does not tell
-	Counts
-}
-
-// Counts are what happened since the Worker was loaded.
-type Counts struct {
-	Requests   int64
-	Exceptions int64 // requests that the Worker did not answer: it threw
-	Starts     int64
-	Crashes    int64 // processes that ended unasked, those killed for a limit included
-	CPU        time.Duration
+	Counts              // since the Worker was loaded
 }
 
 // Statuses returns what is known of each Worker, by name.

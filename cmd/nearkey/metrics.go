@@ -11,6 +11,7 @@ import (
 	"github.com/nearkey/nearkey/workerd"
 	"github.com/nearkey/nearkey/workerd/cache"
 	"github.com/nearkey/nearkey/workerd/cron"
+	"github.com/nearkey/nearkey/workerd/host"
 	"github.com/nearkey/nearkey/workerd/tail"
 )
 
@@ -118,21 +119,25 @@ func number(b bool) float64 {
 }
 
 // workerMetrics shows what the runtime of Workers does.
-func workerMetrics(metrics *observe.Metrics, runtime *workerd.Runtime) {
+func workerMetrics(metrics *observe.Metrics, runtime *workerd.Runtime, workers *host.Host) {
 	metrics.Gauge("nearkey_workers_processes", "Processes of Workers that run, start or linger.", func() float64 { return float64(runtime.Processes()) })
 	total := func(of func(workerd.Counts) int64) func() float64 {
-		return func() float64 {
-			sum := int64(0)
-			for _, s := range runtime.Statuses() {
-				sum += of(s.Counts)
-			}
-			return float64(sum)
-		}
+		return func() float64 { return float64(of(runtime.Totals())) }
 	}
 	metrics.Counter("nearkey_workers_requests_total", "Requests to Workers.", total(func(c workerd.Counts) int64 { return c.Requests }))
 	metrics.Counter("nearkey_workers_exceptions_total", "Requests that a Worker did not answer: it threw, or met a limit.", total(func(c workerd.Counts) int64 { return c.Exceptions }))
 	metrics.Counter("nearkey_workers_starts_total", "Processes started for Workers.", total(func(c workerd.Counts) int64 { return c.Starts }))
 	metrics.Counter("nearkey_workers_crashes_total", "Processes that ended unasked, those killed for a limit included.", total(func(c workerd.Counts) int64 { return c.Crashes }))
+	each := func(name, help string, of func(workerd.Counts) int64) {
+		metrics.Counters(name, help, []string{"account", "worker"}, func(add func(float64, ...string)) {
+			for _, c := range workers.Counts() {
+				add(float64(of(c.Counts)), c.AccountID, c.Worker)
+			}
+		})
+	}
+	each("nearkey_worker_requests_total", "Requests to a Worker, in all its versions, since it was first asked for.", func(c workerd.Counts) int64 { return c.Requests })
+	each("nearkey_worker_exceptions_total", "Requests that the Worker did not answer: it threw, or met a limit.", func(c workerd.Counts) int64 { return c.Exceptions })
+	each("nearkey_worker_crashes_total", "Processes of the Worker that ended unasked, those killed for a limit included.", func(c workerd.Counts) int64 { return c.Crashes })
 }
 
 // cacheMetrics shows the figures of the Cache API.

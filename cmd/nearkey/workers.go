@@ -94,7 +94,7 @@ func (s *service) openWorkers(ctx context.Context, tier *edge.Tier, authority au
 		s.logger.Warn("Workers do not run; everything else does", "reason", err,
 			"remedy", "install the npm package workerd, and name its binary with --workers-runtime, or put it into PATH")
 	}
-	workerMetrics(s.metrics, w.runtime)
+	workerMetrics(s.metrics, w.runtime, w.host)
 	s.workers = w
 	return w, nil
 }

@@ -109,6 +109,32 @@ func (m *Metrics) Counter(name, help string, read func() float64) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, read))
 }
 
+// Counters adds counters of one name that are read from a function whenever
+// Prometheus asks: it calls add for each, with the values of the labels, which
+// must differ. Adding a name twice is a bug and panics.
+func (m *Metrics) Counters(name, help string, labels []string, read func(add func(value float64, values ...string))) {
+	if m == nil {
+		return
+	}
+	m.registry.MustRegister(counters{prometheus.NewDesc(name, help, labels, nil), read})
+}
+
+// counters are counters of one name.
+type counters struct {
+	desc *prometheus.Desc
+	read func(add func(value float64, values ...string))
+}
+
+// Describe implements prometheus.Collector.
+func (c counters) Describe(to chan<- *prometheus.Desc) { to <- c.desc }
+
+// Collect implements prometheus.Collector.
+func (c counters) Collect(to chan<- prometheus.Metric) {
+	c.read(func(value float64, values ...string) {
+		to <- prometheus.MustNewConstMetric(c.desc, prometheus.CounterValue, value, values...)
+	})
+}
+
 // Labelled is a place for metrics that carry labels, so that several things of a
 // kind have the same names. On one of a nil *Metrics its methods do nothing.
 type Labelled struct {

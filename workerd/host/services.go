@@ -142,18 +142,19 @@ func (h *Host) Output(name, _ string, line []byte) {
 	}
 }
 
-// Counts are what the Workers of this place did, by account and name.
+// Counts are what a Worker did at this place, in all its versions.
 type Counts struct {
 	AccountID, Worker string
-	workerd.Status
+	workerd.Counts
 }
 
-// Counts returns what is known of the versions in the runtime.
+// Counts returns what the Workers did that were asked for within ForgetAfter. That
+// of one Worker only grows, until it is forgotten.
 func (h *Host) Counts() []Counts {
 	all := []Counts{}
-	for _, s := range h.config.Runtime.Statuses() {
-		if of, ok := h.named(s.Name); ok {
-			all = append(all, Counts{of.account, of.name, s})
+	for _, wk := range h.loaded() {
+		if wk.active.Load() != nil {
+			all = append(all, Counts{wk.id.account, wk.id.name, wk.tally.Counts()})
 		}
 	}
 	return all

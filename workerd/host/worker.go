@@ -21,6 +21,7 @@ type worker struct {
 	id     id
 	used   atomic.Int64           // when it was asked for, ns since 1970
 	active atomic.Pointer[active] // what answers; nil: nothing was ready yet
+	tally  workerd.Tally          // of all its versions
 
 	mu      sync.Mutex // guards what follows
 	flight  *flight    // a preparation that is under way
@@ -231,7 +232,7 @@ func (h *Host) become(ctx context.Context, wk *worker, record *catalog.Published
 		if has(old, s.VersionID) {
 			continue
 		}
-		err := h.load(ctx, wk.id, s.VersionID, was != nil)
+		err := h.load(ctx, wk, s.VersionID, was != nil)
 		if err != nil {
 			h.drop(added, nil)
 			return fmt.Errorf("version %s: %w", s.VersionID, err)
@@ -268,7 +269,8 @@ func (h *Host) activate(wk *worker, was, a *active) {
 
 // load puts a version into the runtime, and starts it if there is one before it
 // that goes on answering meanwhile.
-func (h *Host) load(ctx context.Context, of id, version string, start bool) error {
+func (h *Host) load(ctx context.Context, wk *worker, version string, start bool) error {
+	of := wk.id
 	manifest, err := h.config.Records.Manifest(ctx, version)
 	if err != nil {
 		return err
@@ -287,7 +289,7 @@ func (h *Host) load(ctx context.Context, of id, version string, start bool) erro
 	if err != nil {
 		return err
 	}
-	w.Name, w.Version = version, version
+	w.Name, w.Version, w.Tally = version, version, &wk.tally
 	h.names.Store(version, named{id: of})
 	if !start {
 		return h.config.Runtime.Load(w)
