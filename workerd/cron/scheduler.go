@@ -325,7 +325,7 @@ func (s *Scheduler) claim(ctx context.Context, t tick, deadline time.Time) (run 
 // insist calls the catalog until it answers, or until the deadline.
 func (s *Scheduler) insist(ctx context.Context, deadline time.Time, call func(context.Context) error) error {
 	for {
-		calling, cancel := context.WithTimeout(ctx, callTimeout)
+		calling, cancel := context.WithTimeout(ctx, min(callTimeout, max(askAgain, deadline.Sub(s.now()))))
 		err := call(calling)
 		cancel()
 		if err == nil || final(err) || !s.now().Add(askAgain).Before(deadline) || !sleep(ctx, askAgain) {

@@ -302,6 +302,58 @@ func TestLeaseLost(t *testing.T) {
 	})
 }
 
+// Who hears that the run is another's gives it up at once: its process was frozen,
+// or its clock was late.
+func TestTakenAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "15 3 * * *")
+		ended := make(chan time.Time, 1)
+		w.handler = func(ctx context.Context, f firing) (string, bool, error) {
+			<-ctx.Done()
+			ended <- time.Now()
+			return "", false, ctx.Err()
+		}
+		p := w.start()
+		time.Sleep(16 * time.Second)
+		w.ledger.mu.Lock()
+		w.ledger.runs[0].Holder, w.ledger.runs[0].Lease = "another", time.Now().Add(time.Hour)
+		w.ledger.mu.Unlock()
+		taken := time.Now()
+		if took := (<-ended).Sub(taken); took > DefaultLease/3 {
+			t.Errorf("it was given up after %v", took)
+		}
+		time.Sleep(5 * time.Minute)
+		if n := len(w.firings()); n != 1 || p.Stats().Failed != 1 || w.ledger.runs[0].Holder != "another" {
+			t.Errorf("%d firings, %+v, held by %s", n, p.Stats(), w.ledger.runs[0].Holder)
+		}
+	})
+}
+
+// A process ends in time although the catalog does not answer.
+func TestProcessEndsAlone(t *testing.T) {
+	for _, fault := range []string{"refuse", "hang"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, "15 3 * * *")
+			w.handler = func(ctx context.Context, f firing) (string, bool, error) {
+				<-ctx.Done()
+				return "", false, ctx.Err()
+			}
+			p := w.start()
+			time.Sleep(20 * time.Second)
+			if fault == "refuse" {
+				set(&p.line.refuse, "*")
+			} else {
+				set(&p.line.hang, "*")
+			}
+			began := time.Now()
+			p.end()
+			if took := time.Since(began); took > endWait {
+				t.Errorf("%s: it ended after %v", fault, took)
+			}
+		})
+	}
+}
+
 // A process that ends leaves its run to another, at once.
 func TestProcessEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
