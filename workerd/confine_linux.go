@@ -185,6 +185,13 @@ func limit(pid int, memory int64) {
 	}
 }
 
+// stopped reports whether a signal has stopped a process. One that a debugger holds
+// is none.
+func stopped(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err == nil && bytes.HasPrefix(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" T"))
+}
+
 // usage returns the CPU time that a process has used and its resident memory.
 func usage(pid int) (cpu time.Duration, resident int64, err error) {
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")

@@ -32,4 +32,6 @@ func sacrifice(int) {}
 
 func limit(int, int64) {}
 
+func stopped(int) bool { return false }
+
 func usage(int) (time.Duration, int64, error) { return 0, 0, errors.ErrUnsupported }

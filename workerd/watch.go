@@ -2,6 +2,7 @@ package workerd
 
 import (
 	"context"
+	"syscall"
 	"time"
 )
 
@@ -9,12 +10,14 @@ const (
 	watchEvery = 250 * time.Millisecond
 	minWatch   = 10 * time.Millisecond
 	minCPU     = 200 * time.Millisecond // that a Worker can ask for: compilation and collection count as well
+	maxStopped = time.Second            // a process that a signal has stopped
 )
 
 // A gauge is what the watch knows of a process.
 type gauge struct {
 	progress int64         // at the last look
 	cpu      time.Duration // used when progress was last seen
+	stopped  time.Time     // since when a signal stops it; zero: none does
 }
 
 // watch kills what is stuck or too large and ends what is idle, until ctx ends.
@@ -44,10 +47,27 @@ func (r *Runtime) watch(ctx context.Context) {
 				p.kill(reason)
 				continue
 			}
+			if g.stands(p.pid, time.Now()) {
+				r.opts.Logger.Warn("a Worker's process was stopped by a signal, and is replaced", "worker", p.worker.Name, "version", p.worker.Version, "pid", p.pid)
+				p.signal(syscall.SIGKILL) // not marked: nobody wanted it to end
+				continue
+			}
 			p.rest()
 		}
 		gauges = seen
 	}
+}
+
+// stands reports whether a process has been stopped for longer than by accident: it
+// would neither answer nor end, nor use CPU that tells so.
+func (g *gauge) stands(pid int, now time.Time) bool {
+	switch {
+	case !stopped(pid):
+		g.stopped = time.Time{}
+	case g.stopped.IsZero():
+		g.stopped = now
+	}
+	return !g.stopped.IsZero() && now.Sub(g.stopped) > maxStopped
 }
 
 // over looks at what a process uses, and names the limit that it exceeds. CPU is
