@@ -152,7 +152,7 @@ func versionMetadata(w *Worker, given string) string {
 
 // configure returns workerd's configuration of one process. Whatever comes from a
 // user is a quoted string or a file of its own.
-func configure(w *Worker, token string, more extras, opts *Options) files {
+func configure(w *Worker, token string, more extras, opts *Options, newest string) files {
 	c := configuration{worker: w, token: token, opts: opts, files: files{}}
 	egress := opts.Egress
 	if egress == "" {
@@ -167,7 +167,7 @@ func configure(w *Worker, token string, more extras, opts *Options) files {
 	bindings := c.bindings()
 	worker := func(code, rest string) string {
 		return fmt.Sprintf("(\n%s  compatibilityDate = %s,\n  compatibilityFlags = [%s],\n  bindings = [\n%s  ],\n  globalOutbound = \"egress\",\n%s);\n",
-			code, quote(w.CompatibilityDate), quoteAll(w.Flags), bindings, rest)
+			code, quote(w.compatibilityDate(newest)), quoteAll(w.Flags), bindings, rest)
 	}
 	ours, sockets := "", &strings.Builder{}
 	enter := func(name, service string) {

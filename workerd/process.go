@@ -212,7 +212,7 @@ func (p *process) begin(binary string) (ready chan struct{}, err error) {
 	if err := os.Mkdir(p.dir, 0o700); err != nil {
 		return nil, err
 	}
-	p.config = configure(p.worker, p.token, p.more, &p.rt.opts)
+	p.config = configure(p.worker, p.token, p.more, &p.rt.opts, p.rt.newest)
 	if err := p.config.write(p.dir); err != nil {
 		return nil, err
 	}

@@ -179,6 +179,7 @@ type Runtime struct {
 	mu        sync.Mutex // guards what follows
 	lock      *os.File   // of Dir; nil: not taken yet
 	binary    string
+	newest    string // compatibility date; set with binary, before any process
 	scripts   map[string]*script
 	vetted    map[string]struct{} // flags and date that need nothing experimental
 	processes map[*process]struct{}
@@ -301,7 +302,7 @@ func (r *Runtime) prepare() (binary string, err error) {
 		_ = lock.Close()
 		return "", fmt.Errorf("clean the folder of Workers: %w", err)
 	}
-	r.lock, r.binary = lock, binary
+	r.lock, r.binary, r.newest = lock, binary, newestDate(binary)
 	return binary, nil
 }
 
