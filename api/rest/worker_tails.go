@@ -227,6 +227,9 @@ func (s *Server) followTail(ctx context.Context, c *call) error {
 // tailFor is the tail in the path, if what was shown permits its use. Who may not
 // use it does not learn whether it is there.
 func (s *Server) tailFor(ctx context.Context, c *call, permits func(catalog.Tail) bool) (catalog.Tail, error) {
+	if !isHexID(c.itemID()) { // anybody may ask: the database is not
+		return catalog.Tail{}, errForbidden
+	}
 	t, err := s.catalog.Tail(ctx, c.route.account, c.workerName(), c.itemID())
 	if isNotFound(err) || err == nil && !permits(t) {
 		return catalog.Tail{}, errForbidden

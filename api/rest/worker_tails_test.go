@@ -247,6 +247,7 @@ func TestTailSecrets(t *testing.T) {
 	for name, address := range map[string]string{
 		"no token": without, "a wrong token": without + "?token=x", "another's token": without + "?token=" + secret.Query().Get("token"),
 		"an unknown tail":   strings.Replace(opened.URL, opened.ID, strings.Repeat("0", 32), 1),
+		"no id":             strings.Replace(opened.URL, opened.ID, "x", 1),
 		"an unknown Worker": strings.Replace(opened.URL, "/shop/", "/none/", 1),
 	} {
 		_, err := w.follow(address)
