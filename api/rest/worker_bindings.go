@@ -239,17 +239,21 @@ func (r *resolver) service(ctx context.Context, b *sentBinding) error {
 	switch {
 	case b.Environment != "" && b.Environment != "production":
 		return badUpload("binding %s names the environment '%s'; Workers have no environments but production.", b.Name, shown(b.Environment))
-	case b.Entrypoint != "" && b.Entrypoint != "default":
-		return badUpload("binding %s names the entrypoint '%s'; this server binds Workers by their default export alone.", b.Name, shown(b.Entrypoint))
 	case b.Service == r.worker:
 		return nil
 	}
-	_, err := r.s.catalog.Worker(ctx, r.account, b.Service)
-	if errors.Is(err, catalog.ErrNotFound) {
+	latest, err := r.s.catalog.LatestVersion(ctx, r.account, b.Service)
+	switch {
+	case errors.Is(err, catalog.ErrNotFound):
 		return refuse(http.StatusBadRequest, codeNoService,
 			"Could not resolve service binding '%s'. Target script '%s' not found. Please verify the target script and try again.", b.Name, shown(b.Service))
+	case err != nil:
+		return err
+	case b.Entrypoint != "" && b.Entrypoint != "default" && !slices.Contains(latest.Manifest.NamedHandlers, b.Entrypoint):
+		return refuse(http.StatusBadRequest, codeNoService,
+			"Could not resolve service binding '%s'. Target script '%s' has no entrypoint '%s' that handles fetch.", b.Name, shown(b.Service), shown(b.Entrypoint))
 	}
-	return err
+	return nil
 }
 
 func (r *resolver) part(b *sentBinding) error {

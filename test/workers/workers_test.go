@@ -204,6 +204,18 @@ func TestServicesAndIsolation(t *testing.T) {
 		bindings: []map[string]any{{"type": "service", "name": "BEHIND", "service": "behind"}},
 	})
 	w.want("before", "/", "POST /path hello")
+	w.deploy("behind", script{code: `import { WorkerEntrypoint } from "cloudflare:workers";
+		export class Admin extends WorkerEntrypoint { fetch() { return new Response("by the side door"); } }
+		export default { fetch() { return new Response("by the front door"); } }`})
+	w.deploy("side", script{
+		code:     `export default { async fetch(request, env) { return env.ADMIN.fetch(request); } }`,
+		bindings: []map[string]any{{"type": "service", "name": "ADMIN", "service": "behind", "entrypoint": "Admin"}},
+	})
+	w.want("side", "/", "by the side door")
+	kind, form := script{code: "export default { fetch() {} }", bindings: []map[string]any{{"type": "service", "name": "X", "service": "behind", "entrypoint": "None"}}}.form(t)
+	if status, e := w.call(http.MethodPut, "/workers/scripts/wrong", kind, form); e.Success || status != http.StatusBadRequest {
+		t.Errorf("an entrypoint that is not there: %d %+v", status, e)
+	}
 	for _, url := range []string{w.URL + "/healthz", "http://" + w.workers + "/", "http://localhost:1/", "http://169.254.169.254/"} {
 		if a := w.get("before", "/reach?url="+url); a.status != http.StatusOK || a.body == "200" {
 			t.Errorf("the Worker reached %s: %d %s", url, a.status, a.body)

@@ -14,8 +14,9 @@ import (
 
 // target is who answers a request: a Worker, an origin, or nobody.
 type target struct {
-	worker id // no name: no Worker
-	origin *url.URL
+	worker     id     // no name: no Worker
+	entrypoint string // of the Worker; empty: its default export
+	origin     *url.URL
 }
 
 // find finds who answers for a URL, as Cloudflare does: a Worker's name on its

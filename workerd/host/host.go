@@ -162,7 +162,7 @@ func (h *Host) run(w http.ResponseWriter, r *http.Request, to target) {
 			h.refuse(w, r, err)
 			return
 		}
-		if h.config.Runtime.Serve(w, r, version) {
+		if h.config.Runtime.ServeEntrypoint(w, r, version, to.entrypoint) {
 			return
 		}
 	}

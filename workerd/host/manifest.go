@@ -89,6 +89,9 @@ func binding(b catalog.WorkerBinding, modules map[string][]byte, secrets map[str
 		made.Kind, made.Value = workerd.BindKV, b.NamespaceID
 	case "service":
 		made.Kind, made.Value = workerd.BindService, b.Service
+		if b.Entrypoint != "default" {
+			made.Entrypoint = b.Entrypoint
+		}
 	case "text_blob":
 		made.Kind, made.Value = workerd.BindText, string(modules[b.Part])
 	case "data_blob":

@@ -61,7 +61,7 @@ func (h *Host) Services() http.Handler {
 		if client := r.Header.Get("CF-Connecting-IP"); client != "" {
 			r.RemoteAddr = client // who asked the first Worker asks this one
 		}
-		h.run(w, r, target{worker: id{of.account, name}})
+		h.run(w, r, target{worker: id{of.account, name}, entrypoint: r.Header.Get(workerd.HeaderEntrypoint)})
 	})
 }
 
