@@ -15,6 +15,12 @@
 // with the rights and namespaces that an Authority knows, and all others go, as
 // they are, to a server that has one.
 //
+// A version of a Worker is started once by Workers.Check, whole, before anything of
+// it is stored: one that does not start changes nothing. Modules then go to the
+// store, and at last one transaction of the catalog makes the version; another
+// change that comes between has all of it begin anew. Secrets are sealed before
+// they leave this package and are in no answer.
+//
 // Beside the dialect it serves /healthz (the process lives), /readyz (it can
 // serve) and /metrics. /metrics asks no credentials of a peer on the loopback
 // interface that no proxy speaks for; everyone else needs a token that may read
@@ -25,7 +31,9 @@
 // 10012 for anything else that is wrong with a request, 10018 for too many
 // namespaces, 10035 for a title that is too long, 10429 for the write rate, 1001
 // for a token that cannot be made, 1003 for one that does not exist, 7010 for
-// what may succeed later.
+// what may succeed later; of Workers 10020 for a route that is taken, 10037 for too
+// many of anything, 10064 for a Worker that others are bound to, 1061 for a zone of
+// another account.
 //
 // The package keeps nothing but requests under way, and may lose them: a client
 // that got no answer repeats its request.
@@ -79,7 +87,8 @@ type Config struct {
 	// BodyBytes is the door: the bytes of values that all requests together may
 	// hold; 0: DefaultBodyBytes. A request that needs more than the whole door is
 	// refused for good, so a door under 128 MiB refuses some bulk writes of legal
-	// size, and one under 48 MiB some values that are sent without their length.
+	// size, one under 48 MiB some values that are sent without their length, and one
+	// of 128 MiB no Worker of legal size.
 	BodyBytes int64
 
 	Workers *Workers // nil: there is nothing at the paths of Workers
