@@ -151,7 +151,9 @@ func versionMetadata(w *Worker, given string) string {
 }
 
 // configure returns workerd's configuration of one process. Whatever comes from a
-// user is a quoted string or a file of its own.
+// user is a quoted string or a file of its own. The network that workerd has by
+// default would read the system's certificates, which a process does not see; one
+// that allows nothing needs none.
 func configure(w *Worker, token string, more extras, opts *Options, newest string) files {
 	c := configuration{worker: w, token: token, opts: opts, files: files{}}
 	egress := opts.Egress
@@ -203,6 +205,7 @@ const config :Workerd.Config = (
   logging = (structuredLogging = true),
   services = [
     (name = "user", worker = .user),
+    (name = "internet", network = (allow = [])),
 %s  ],
   sockets = [
 %s  ],
