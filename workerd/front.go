@@ -144,7 +144,9 @@ func (r *Runtime) refuse(w http.ResponseWriter, req *http.Request, ray string, e
 		w.Header().Set("Retry-After", "1")
 		errorPage(w, req, http.StatusServiceUnavailable, 0, err.Error(), ray)
 	default:
-		r.opts.Logger.Error("start a Worker", "error", err)
+		if now, told := time.Now().UnixNano(), r.told.Load(); now-told > int64(time.Second) && r.told.CompareAndSwap(told, now) {
+			r.opts.Logger.Error("start a Worker", "error", err)
+		}
 		errorPage(w, req, http.StatusServiceUnavailable, 0, "the Worker cannot be started", ray)
 	}
 }

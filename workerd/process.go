@@ -108,7 +108,7 @@ func (r *Runtime) launch(cancel <-chan struct{}, w *Worker, more extras) (*proce
 	if err := validate(w, &r.opts); err != nil {
 		return nil, err
 	}
-	binary, err := r.prepare()
+	release, err := r.prepare()
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ func (r *Runtime) launch(cancel <-chan struct{}, w *Worker, more extras) (*proce
 	if err != nil {
 		return nil, err
 	}
-	ready, err := p.begin(binary)
+	ready, err := p.begin(release)
 	r.mu.Lock()
 	r.starting--
 	if err == nil && !p.gone {
@@ -208,11 +208,11 @@ func oldest(all []*process) (best *process) {
 
 // begin writes the configuration and starts the process. ready is closed when it
 // listens.
-func (p *process) begin(binary string) (ready chan struct{}, err error) {
+func (p *process) begin(from *release) (ready chan struct{}, err error) {
 	if err := os.Mkdir(p.dir, 0o700); err != nil {
 		return nil, err
 	}
-	p.config = configure(p.worker, p.token, p.more, &p.rt.opts, p.rt.newest)
+	p.config = configure(p.worker, p.token, p.more, &p.rt.opts, from.newest)
 	if err := p.config.write(p.dir); err != nil {
 		return nil, err
 	}
@@ -251,7 +251,7 @@ func (p *process) begin(binary string) (ready chan struct{}, err error) {
 	}
 	open = append(open, outputEnd)
 	command := func() *exec.Cmd {
-		cmd := exec.Command(binary, append(args, configFile)...)
+		cmd := exec.Command(from.path, append(args, configFile)...)
 		cmd.Dir, cmd.Env = p.dir, []string{"TZ=UTC"}
 		cmd.Stdout, cmd.Stderr = outputEnd, outputEnd
 		cmd.ExtraFiles = append([]*os.File{controlEnd}, passed...)

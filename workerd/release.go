@@ -2,6 +2,8 @@ package workerd
 
 import (
 	"bytes"
+	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"time"
@@ -14,6 +16,29 @@ const (
 )
 
 var releaseForm = regexp.MustCompile(`\b\d{4}-\d\d-\d\d\b`)
+
+// A release is the binary that processes are started from.
+type release struct {
+	path   string
+	info   os.FileInfo
+	newest string // compatibility date
+}
+
+// find returns the release that is at a path now: r, if it is still that.
+func (r *release) find(path string) (*release, error) {
+	binary, err := find(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(binary)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMissing, err)
+	}
+	if r != nil && r.path == binary && os.SameFile(r.info, info) && r.info.Size() == info.Size() && r.info.ModTime().Equal(info.ModTime()) && r.newest != "" {
+		return r, nil
+	}
+	return &release{binary, info, newestDate(binary)}, nil
+}
 
 // newestDate is the newest compatibility date that a binary takes; empty: it does not
 // tell its own.

@@ -170,16 +170,16 @@ type Runtime struct {
 	running sync.WaitGroup // every goroutine and process
 	closing chan struct{}  // closed when Run ends
 
-	tokens  sync.Map    // token: *process, from its start to its end
-	peers   sync.Map    // process id: token, for as long
-	buffers sync.Pool   // of *[copyBuffer]byte
-	shared  atomic.Bool // namespaces are refused here: Workers share ours
-	total   Tally       // of all Workers, those that were removed too
+	tokens  sync.Map     // token: *process, from its start to its end
+	peers   sync.Map     // process id: token, for as long
+	buffers sync.Pool    // of *[copyBuffer]byte
+	shared  atomic.Bool  // namespaces are refused here: Workers share ours
+	total   Tally        // of all Workers, those that were removed too
+	told    atomic.Int64 // when it was last logged that something does not start, ns since 1970
 
 	mu        sync.Mutex // guards what follows
 	lock      *os.File   // of Dir; nil: not taken yet
-	binary    string
-	newest    string // compatibility date; set with binary, before any process
+	release   *release   // that was found last; nil: none yet
 	scripts   map[string]*script
 	vetted    map[string]struct{} // flags and date that need nothing experimental
 	processes map[*process]struct{}
@@ -273,26 +273,39 @@ func (r *Runtime) Ready() error {
 // Isolated reports whether the kernel gave namespaces so far.
 func (r *Runtime) Isolated() bool { return !r.shared.Load() }
 
-// prepare finds the binary and takes the folder: another process that uses the
-// same one is an error, what a killed one left in it is removed.
-func (r *Runtime) prepare() (binary string, err error) {
+// prepare finds the binary, which may have been replaced since the last start, and
+// takes the folder: another process that uses the same one is an error, what a
+// killed one left in it is removed.
+func (r *Runtime) prepare() (*release, error) {
+	r.mu.Lock()
+	known := r.release
+	r.mu.Unlock()
+	found, err := known.find(r.opts.Path)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return "", ErrClosed
+		return nil, ErrClosed
+	}
+	if err != nil {
+		if r.release != nil { // once
+			r.release = nil
+			r.opts.Logger.Error("the Workers runtime is gone: what runs goes on, nothing more is started", "error", err)
+		}
+		return nil, err
+	}
+	if found != known {
+		r.release = found
+		clear(r.vetted) // by another one
 	}
 	if r.lock != nil {
-		return r.binary, nil
-	}
-	if binary, err = find(r.opts.Path); err != nil {
-		return "", err
+		return found, nil
 	}
 	if err := os.MkdirAll(r.opts.Dir, 0o700); err != nil {
-		return "", fmt.Errorf("make the folder of Workers: %w", err)
+		return nil, fmt.Errorf("make the folder of Workers: %w", err)
 	}
 	lock, err := lockDir(r.opts.Dir)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	stale, err := filepath.Glob(filepath.Join(r.opts.Dir, "gen-*"))
 	for _, dir := range stale {
@@ -300,10 +313,10 @@ func (r *Runtime) prepare() (binary string, err error) {
 	}
 	if err != nil {
 		_ = lock.Close()
-		return "", fmt.Errorf("clean the folder of Workers: %w", err)
+		return nil, fmt.Errorf("clean the folder of Workers: %w", err)
 	}
-	r.lock, r.binary, r.newest = lock, binary, newestDate(binary)
-	return binary, nil
+	r.lock = lock
+	return found, nil
 }
 
 // script returns the script of a name; created is nil if it is to be found only.
