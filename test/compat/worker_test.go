@@ -1,6 +1,7 @@
 package compat
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -194,6 +195,21 @@ func TestWorkerSecrets(t *testing.T) {
 		w.fails(t, []string{"secret", "delete", "B"}, "[code: 10056]")
 		w.stdin = "x"
 		w.fails(t, []string{"secret", "put", "VAR"}, "Binding name 'VAR' already in use. Please use a different name and try again. [code: 10053]")
+		// On the disk, in the control plane's database and the log, there is none.
+		files, err := filepath.Glob(filepath.Join(filepath.Dir(shared.server.log), "data", "catalog.db*"))
+		check(t, err)
+		if len(files) == 0 {
+			t.Fatal("no database is found")
+		}
+		for _, file := range append(files, shared.server.log) {
+			content, err := os.ReadFile(file)
+			if err != nil && !errors.Is(err, os.ErrNotExist) { // a database's journal comes and goes
+				t.Fatal(err)
+			}
+			if bytes.Contains(content, []byte(a)) || bytes.Contains(content, []byte(b)) {
+				t.Errorf("a secret is in %s", file)
+			}
+		}
 	})
 }
 
