@@ -63,7 +63,7 @@ chaos: build deps ## two providers, each part killed, frozen, filled, slowed and
 demo: build deps ## real files through the API, a kill -9 half-way, every byte verified
 	NEARKEY_BIN=$(CURDIR)/bin/nearkey go run ./test/demo
 
-bench: build ## the table of bench/README.md
+bench: build bench/peers/node_modules/.package-lock.json test/compat/node_modules/.package-lock.json test/workerd/node_modules/.package-lock.json ## the table of bench/README.md
 	@command -v nginx >/dev/null || { apt-get update && apt-get install -y --no-install-recommends nginx-light; }
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { apt-get update && apt-get install -y --no-install-recommends postgresql; }
 	go build -o bin/bench ./bench
@@ -75,9 +75,9 @@ deps: test/compat/node_modules/.package-lock.json test/wrangler/node_modules/.pa
 	@command -v cc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update && apt-get install -y --no-install-recommends chromium; }
 
-test/%/node_modules/.package-lock.json: test/%/package-lock.json
+%/node_modules/.package-lock.json: %/package-lock.json
 	@command -v npm >/dev/null || { echo "make: the tests need Node.js 20 or newer with npm"; exit 1; }
-	cd test/$* && npm ci --no-fund --no-audit
+	cd $* && npm ci --no-fund --no-audit
 	@touch $@
 
 $(VERSITYGW):

@@ -35,6 +35,9 @@ type options struct {
 	slice          time.Duration // of each round
 	memoryMiB      int           // the bound that nearkey is given
 	first          bool          // latencies are measured before all else that the machine does
+	workerd        string        // the runtime of Workers
+	bundled        string        // a newer one with a KV of its own; empty: left out
+	miniflare      string        // its folder; empty: left out
 	profile        string        // the file of this process's CPU profile; empty: none
 }
 
@@ -44,6 +47,7 @@ type bench struct {
 	dir      string
 	out      io.Writer
 	scale    scale // of the storage parts
+	workers  workersScale
 	verdicts []verdict
 }
 
@@ -68,6 +72,8 @@ var parts = []part{
 	{"upsert", "writes of 64 callers through store, proxy and gateway beside plain SQL", (*bench).upserts},
 	{"second", "what the second provider costs a get and a put", (*bench).second},
 	{"bulk", "bulk load, bytes per row, crawl, and 100,000 keys reconciled (200,000 pairs, with -full 1 M)", (*bench).bulks},
+	{"workers", "a Worker that says hello and Workers that get from KV, beside Miniflare and beside workerd's own KV", (*bench).workerRates},
+	{"deploys", "from an upload to the first answer, Workers that nobody asks for, and redeploys under load", (*bench).deploys},
 }
 
 func main() {
@@ -90,7 +96,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir) // a temporary folder: what stays is the system's to clean
-	b := &bench{options: opts, dir: dir, out: out, scale: quickScale}
+	b := &bench{options: opts, dir: dir, out: out, scale: quickScale, workers: usualWorkers}
 	if opts.full {
 		b.scale = fullScale
 	}
@@ -135,6 +141,10 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&opts.rounds, "rounds", 5, "rounds of each measurement; the median counts")
 	flags.DurationVar(&opts.slice, "slice", 2*time.Second, "length of a round")
 	flags.BoolVar(&opts.first, "first", true, "measure the latency of point reads before all else that the machine does, where that is allowed")
+	native := filepath.Join("node_modules", "@cloudflare", "workerd-"+runtime.GOOS+"-"+map[string]string{"amd64": "64", "arm64": "arm64"}[runtime.GOARCH], "bin", "workerd")
+	flags.StringVar(&opts.workerd, "workerd", filepath.Join("test", "workerd", native), "the binary of workerd, the runtime of Workers")
+	flags.StringVar(&opts.bundled, "bundled", filepath.Join("bench", "peers", native), "the binary of a workerd with a KV of its own; empty: no comparison")
+	flags.StringVar(&opts.miniflare, "miniflare", filepath.Join("test", "compat", "node_modules", "miniflare"), "the folder of Miniflare; empty: no comparison")
 	flags.StringVar(&opts.profile, "cpuprofile", "", "the file for a CPU profile of this process")
 	flags.IntVar(&opts.memoryMiB, "memory", 512, "the memory that nearkey may have, MiB")
 	if err := flags.Parse(args); err != nil {

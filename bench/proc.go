@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -93,4 +94,31 @@ func diskBytes(dir string) (int64, error) {
 		return err
 	})
 	return sum, err
+}
+
+// proportional is the memory of processes, in bytes: what several share is divided
+// among them.
+func proportional(pids []int) (sum int64, err error) {
+	for _, pid := range pids {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+		if err != nil {
+			return 0, err
+		}
+		kb, err := parsePss(string(text))
+		if err != nil {
+			return 0, err
+		}
+		sum += kb << 10
+	}
+	return sum, nil
+}
+
+// parsePss finds the line "Pss: N kB".
+func parsePss(text string) (kb int64, err error) {
+	for line := range strings.Lines(text) {
+		if name, value, _ := strings.Cut(line, ":"); name == "Pss" {
+			return strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		}
+	}
+	return 0, errors.New("smaps of a process: no Pss")
 }

@@ -112,7 +112,7 @@ type nearkey struct {
 
 // startNearkey runs the binary on a data folder. Port 0 lets it choose one, which
 // it writes to the folder.
-func (b *bench) startNearkey(ctx context.Context, data string, pinned bool) (*nearkey, error) {
+func (b *bench) startNearkey(ctx context.Context, data string, pinned bool, more ...string) (*nearkey, error) {
 	binary, err := filepath.Abs(b.nearkey)
 	if err != nil {
 		return nil, err
@@ -126,7 +126,8 @@ func (b *bench) startNearkey(ctx context.Context, data string, pinned bool) (*ne
 		return nil, err
 	}
 	began := time.Now()
-	s, err := start(ctx, filepath.Join(b.dir, "nearkey.log"), pinned, binary, "serve", "--config", config, "--data", data, "--listen", "127.0.0.1:0")
+	args := append([]string{"serve", "--config", config, "--data", data, "--listen", "127.0.0.1:0"}, more...)
+	s, err := start(ctx, filepath.Join(b.dir, "nearkey.log"), pinned, binary, args...)
 	if err != nil {
 		return nil, err
 	}
