@@ -3,11 +3,8 @@ package workerd
 import (
 	"context"
 	"crypto/tls"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"strconv"
@@ -29,7 +26,7 @@ const (
 func (r *Runtime) Handler(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if !r.Serve(w, req, name) {
-			r.refuse(w, req, newRay(), ErrNotFound)
+			r.refuse(w, req, r.newRay(), ErrNotFound)
 		}
 	})
 }
@@ -52,7 +49,7 @@ func (r *Runtime) ServeEntrypoint(w http.ResponseWriter, req *http.Request, name
 		return false // it was removed meanwhile
 	}
 	s.count(tallyRequests, 1)
-	ray := newRay()
+	ray := r.newRay()
 	if err == nil && s.pass(p, p.doors[entrypoint], w, req, ray, true) {
 		if p, err = s.enterBy(req.Context(), entrypoint); err == nil {
 			s.pass(p, p.doors[entrypoint], w, req, ray, false)
@@ -69,7 +66,7 @@ func (r *Runtime) ServeEntrypoint(w http.ResponseWriter, req *http.Request, name
 // tell: then another one may have it, if mayRepeat.
 func (s *script) pass(p *process, door *pool, w http.ResponseWriter, req *http.Request, ray string, mayRepeat bool) (again bool) {
 	defer p.leave()
-	x := exchange{p: p, door: door, w: w, r: req, ray: ray + "-" + p.rt.opts.Place}
+	x := exchange{p: p, door: door, w: w, r: req, ray: ray}
 	err := x.run()
 	switch {
 	case err == nil:
@@ -94,10 +91,10 @@ func (s *script) pass(p *process, door *pool, w http.ResponseWriter, req *http.R
 	}
 	s.count(tallyExceptions, 1)
 	if reason != "" {
-		errorPage(w, req, http.StatusServiceUnavailable, 1102, "Worker exceeded resource limits ("+reason+")", ray)
+		errorPage(w, req, http.StatusServiceUnavailable, codeLimited, "Worker exceeded resource limits ("+reason+")", ray)
 		return false
 	}
-	errorPage(w, req, http.StatusInternalServerError, 1101, "Worker threw exception", ray)
+	errorPage(w, req, http.StatusInternalServerError, codeThrew, "Worker threw exception", ray)
 	return false
 }
 
@@ -133,11 +130,11 @@ func (r *Runtime) refuse(w http.ResponseWriter, req *http.Request, ray string, e
 	switch {
 	case req.Context().Err() != nil:
 	case errors.Is(err, ErrNotFound):
-		errorPage(w, req, http.StatusNotFound, 1042, err.Error(), ray)
+		errorPage(w, req, http.StatusNotFound, codeUnknown, err.Error(), ray)
 	case errors.Is(err, errEntrypoint):
 		errorPage(w, req, http.StatusNotFound, 0, err.Error(), ray)
 	case errors.As(err, &fault):
-		errorPage(w, req, http.StatusInternalServerError, 1101, "Worker threw exception while it started", ray)
+		errorPage(w, req, http.StatusInternalServerError, codeThrew, "Worker threw exception while it started", ray)
 	case errors.Is(err, ErrMissing):
 		errorPage(w, req, http.StatusServiceUnavailable, 0, ErrMissing.Error()+": the server's log and documentation say how it gets there", ray)
 	case errors.Is(err, ErrBusy), errors.Is(err, ErrCrashing), errors.Is(err, ErrClosed):
@@ -149,39 +146,6 @@ func (r *Runtime) refuse(w http.ResponseWriter, req *http.Request, ray string, e
 		}
 		errorPage(w, req, http.StatusServiceUnavailable, 0, "the Worker cannot be started", ray)
 	}
-}
-
-// errorPage writes an error as Cloudflare does: a page for those who accept one,
-// a line for programs.
-func errorPage(w http.ResponseWriter, req *http.Request, status, code int, text, ray string) {
-	h := w.Header()
-	h.Set("Cache-Control", "private, no-store")
-	h.Set("CF-Ray", ray)
-	title := "Error"
-	if code != 0 {
-		title += " " + strconv.Itoa(code)
-	}
-	page := strings.ToLower(title) + ": " + text + "\n"
-	h.Set("Content-Type", "text/plain; charset=utf-8")
-	if code != 0 {
-		page = "error code: " + strconv.Itoa(code) + "\n"
-	}
-	if strings.Contains(req.Header.Get("Accept"), "text/html") {
-		h.Set("Content-Type", "text/html; charset=utf-8")
-		page = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>" + title + "</title>\n<h1>" + title +
-			"</h1>\n<p>" + text + "</p>\n<p>Ray ID: " + ray + "</p>\n</html>\n"
-	}
-	h.Set("Content-Length", strconv.Itoa(len(page)))
-	w.WriteHeader(status)
-	if req.Method != http.MethodHead {
-		_, _ = io.WriteString(w, page)
-	}
-}
-
-func newRay() string {
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], rand.Uint64()) // names a request, guards nothing
-	return hex.EncodeToString(b[:])
 }
 
 var (

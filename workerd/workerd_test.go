@@ -368,8 +368,10 @@ func TestExceptions(t *testing.T) {
 	}
 	r := w.request("GET", "a", "/throw", nil)
 	r.Header.Set("Accept", "text/html")
-	if res, body := w.do(r); res.StatusCode != 500 || !strings.Contains(body, "Error 1101") || !strings.Contains(body, res.Header.Get("Cf-Ray")) {
-		t.Errorf("page: %d %s", res.StatusCode, body)
+	r.Host = "a.d&v.localhost"
+	if res, body := w.do(r); res.StatusCode != 500 || !strings.Contains(body, "Error 1101") || !strings.Contains(body, "wrangler tail") ||
+		!strings.HasSuffix(res.Header.Get("Cf-Ray"), "-LOC") || !strings.Contains(body, "a.d&amp;v.localhost · Ray ID: "+res.Header.Get("Cf-Ray")) {
+		t.Errorf("page: %d %q %s", res.StatusCode, res.Header, body)
 	}
 	w.want("a", "/", 200, "ok")
 	if s := w.status("a"); s.Exceptions != 3 || s.Requests != 5 || s.Crashes != 0 {
