@@ -174,7 +174,8 @@ func (r *resolver) take(b catalog.WorkerBinding, as string) error {
 	if b.Secret() {
 		text, err := r.s.workers.Keys.Open(r.account, r.worker, b.Name, b.Sealed)
 		if err != nil {
-			return err
+			return &failure{status: http.StatusInternalServerError, code: codeInternal, bare: true, final: true, cause: err,
+				text: "The secret '" + b.Name + "' cannot be opened with the keys that this server has. Please set it anew."}
 		}
 		r.secrets[as] = text
 		if as != b.Name {
