@@ -53,6 +53,12 @@ func start(t *testing.T, args ...string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return startIn(t, dir, args...)
+}
+
+// startIn runs a server on a data directory.
+func startIn(t *testing.T, dir string, args ...string) *world {
+	t.Helper()
 	w := &world{t: t, data: dir, args: append([]string{"--workers-listen", "127.0.0.1:0", "--workers-runtime", runtimePath}, args...)}
 	w.begin()
 	t.Cleanup(func() {
