@@ -332,7 +332,7 @@ func (p *process) ended(state *os.ProcessState) {
 	if s := p.owner.Load(); s != nil {
 		s.count(tallyCPU, int64(state.UserTime()+state.SystemTime()))
 		if unasked {
-			r.opts.Logger.Warn("a Worker's process ended", "worker", p.worker.Name, "version", p.worker.Version, "limit", reason, "state", state.String())
+			r.opts.Logger.Warn("a Worker's process ended", "worker", p.worker.label(), "version", p.worker.Version, "limit", reason, "state", state.String())
 		}
 		s.lost(p)
 	}

@@ -48,7 +48,7 @@ func (r *Runtime) watch(ctx context.Context) {
 				continue
 			}
 			if g.stands(p.pid, time.Now()) {
-				r.opts.Logger.Warn("a Worker's process was stopped by a signal, and is replaced", "worker", p.worker.Name, "version", p.worker.Version, "pid", p.pid)
+				r.opts.Logger.Warn("a Worker's process was stopped by a signal, and is replaced", "worker", p.worker.label(), "version", p.worker.Version, "pid", p.pid)
 				p.signal(syscall.SIGKILL) // not marked: nobody wanted it to end
 				continue
 			}

@@ -14,6 +14,7 @@
 package workerd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -139,6 +140,7 @@ type Binding struct {
 // versions gives each a name of its own.
 type Worker struct {
 	Name, Version     string
+	Label             string // what the log calls it; empty: its name
 	Modules           []Module
 	Main              string // the name of the module that begins
 	ServiceWorker     bool   // Main is a script with addEventListener
@@ -148,6 +150,8 @@ type Worker struct {
 	CPU               time.Duration // less than Options.CPU; 0: that
 	Tally             *Tally        // counts what this version does; nil: the Runtime alone does
 }
+
+func (w *Worker) label() string { return cmp.Or(w.Label, w.Name) }
 
 // Errors of a Worker that cannot answer.
 var (

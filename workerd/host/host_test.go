@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,6 +36,25 @@ type world struct {
 	host    *host.Host
 	keys    *catalog.Keys
 	down    atomic.Bool // the control plane
+	log     logs        // of the runtime
+}
+
+// logs are lines of a log.
+type logs struct {
+	mu   sync.Mutex
+	text strings.Builder // mu
+}
+
+func (l *logs) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(line)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func start(t *testing.T) *world {
@@ -64,7 +86,9 @@ func start(t *testing.T) *world {
 	if w.keys, err = catalog.CreateKeys(filepath.Join(dir, "keys")); err != nil {
 		t.Fatal(err)
 	}
-	w.runtime = workerd.New(workerd.Options{Path: nearkeytest.NeedWorkerd(t), Dir: filepath.Join(dir, "run")})
+	w.runtime = workerd.New(workerd.Options{
+		Path: nearkeytest.NeedWorkerd(t), Dir: filepath.Join(dir, "run"), Logger: slog.New(slog.NewTextHandler(&w.log, nil)),
+	})
 	w.host = host.New(host.Config{
 		Records: catalog.NewWorkerReplica(tier, catalog.ReplicaOptions{MaxAge: time.Hour}), Runtime: w.runtime, Keys: w.keys,
 	})
@@ -272,4 +296,20 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
+}
+
+// Who reads the log knows Workers by their names.
+func TestLogNamesTheWorker(t *testing.T) {
+	w := start(t)
+	version := w.deploy("shop", code("ok"))
+	w.want("shop.dev.workers.localhost", "/", http.StatusOK, "ok")
+	if err := syscall.Kill(w.runtime.Statuses()[0].PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	want := "worker=shop version=" + version
+	for end := time.Now().Add(10 * time.Second); !strings.Contains(w.log.String(), want); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the log has no %q: %s", want, w.log.String())
+		}
+	}
 }

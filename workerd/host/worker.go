@@ -289,7 +289,7 @@ func (h *Host) load(ctx context.Context, wk *worker, version string, start bool)
 	if err != nil {
 		return err
 	}
-	w.Name, w.Version, w.Tally = version, version, &wk.tally
+	w.Name, w.Version, w.Label, w.Tally = version, version, of.name, &wk.tally
 	h.names.Store(version, named{id: of})
 	if !start {
 		return h.config.Runtime.Load(w)
