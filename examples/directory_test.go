@@ -129,6 +129,12 @@ func directoryExport(t *testing.T, p *project, bot chat) {
 		}
 	}
 
+	nobodys, err := url.Parse(bot.say(t, "T4", "export"))
+	check(t, err)
+	if a := bot.get(t, nobodys.RequestURI()).want(t, http.StatusOK, ""); len(a.body) != 0 {
+		t.Errorf("a team without entries exports %s", a.body)
+	}
+
 	query := link.Query()
 	for name, value := range map[string]string{"team": "T1", "until": "99999999999", "signature": strings.Repeat("0", 64)} {
 		changed := link.Query()

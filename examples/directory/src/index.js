@@ -141,8 +141,7 @@ async function download(query, env) {
 	if (!(await verify(env.SIGNING_SECRET, `export:${team}:${until}`, signed)) || Number(until) < Date.now() / 1000) {
 		return new Response("The link is not good any more. Ask for another one.\n", { status: 403 });
 	}
-	const lines = ReadableStream.from(exported(env.ENTRIES, `${team}/`)).pipeThrough(new TextEncoderStream());
-	return new Response(lines, {
+	return new Response(exported(env.ENTRIES, `${team}/`), {
 		headers: {
 			"Content-Type": "application/x-ndjson",
 			"Content-Disposition": `attachment; filename="directory.ndjson"`,
@@ -156,14 +155,22 @@ async function download(query, env) {
  * @param {KVNamespace} entries
  * @param {string} prefix
  */
-async function* exported(entries, prefix) {
+function exported(entries, prefix) {
+	const encoder = new TextEncoder();
 	/** @type {string | undefined} */
 	let cursor;
-	do {
-		const page = await entries.list({ prefix, cursor });
-		yield page.keys.map(({ metadata }) => `${JSON.stringify(metadata)}\n`).join("");
-		cursor = page.list_complete ? undefined : page.cursor;
-	} while (cursor);
+	return new ReadableStream({
+		/** @param {ReadableStreamDefaultController} controller */
+		async pull(controller) {
+			const page = await entries.list({ prefix, cursor });
+			controller.enqueue(encoder.encode(page.keys.map(({ metadata }) => `${JSON.stringify(metadata)}\n`).join("")));
+			if (page.list_complete) {
+				controller.close();
+				return;
+			}
+			cursor = page.cursor;
+		},
+	});
 }
 
 /**

@@ -1,7 +1,7 @@
 // Is a JWT good? By RFC 7519, and by RFC 8725, which tells how others went wrong.
 
 /**
- * @typedef {{ kty?: string, kid?: string, alg?: string, use?: string, crv?: string, n?: string, e?: string, x?: string, y?: string }} PublicKey
+ * @typedef {{ kty: string, kid?: string, alg?: string, use?: string, crv?: string, n?: string, e?: string, x?: string, y?: string }} PublicKey
  * @typedef {{ issuer: string, audience: string, now: number }} Expected  now: seconds since 1970
  * @typedef {{ sub: string, [name: string]: unknown }} Claims
  */

@@ -101,7 +101,7 @@ async function count(people, names, time) {
  */
 async function lastRound(people) {
 	const time = (await all(people, "round/")).at(-1)?.name ?? null; // times are in order
-	const groups = time && (await people.get(`round/${time}`, "json"));
+	const groups = time && /** @type {string[][] | null} */ (await people.get(`round/${time}`, "json"));
 	return { time, groups: groups || [] };
 }
 
