@@ -42,8 +42,9 @@ type Keys struct {
 }
 
 type sealingKey struct {
-	id   [keyIDBytes]byte // the beginning of its SHA-256, to know it by
-	aead cipher.AEAD
+	id      [keyIDBytes]byte // the beginning of its SHA-256, to know it by
+	aead    cipher.AEAD
+	signing [sha256.Size]byte // made of it, for Sign
 }
 
 // ReadKeys reads a file of keys: one in each line, 64 hexadecimal digits; empty
@@ -99,7 +100,7 @@ func parseKeys(lines *bufio.Scanner) (*Keys, error) {
 			return nil, err
 		}
 		sum := sha256.Sum256(key)
-		k.keys = append(k.keys, sealingKey{[keyIDBytes]byte(sum[:keyIDBytes]), aead})
+		k.keys = append(k.keys, sealingKey{[keyIDBytes]byte(sum[:keyIDBytes]), aead, [sha256.Size]byte(mac(key, []byte("nearkey: signatures")))})
 	}
 	if err := lines.Err(); err != nil {
 		return nil, err

@@ -65,6 +65,7 @@ func migrations() []migration {
 		workersMigration(),
 		workerHostsMigration(),
 		workerRunsMigration(),
+		workerAssetsMigration(),
 	}
 }
 

@@ -55,17 +55,22 @@ func (c *Catalog) PutModules(ctx context.Context, contents [][]byte) (hashes []s
 	if s == nil {
 		return nil, fmt.Errorf("%s: %w", doing, errNoModules)
 	}
-	byHash := map[string][]byte{}
+	byHash := map[string]kv.Record{}
 	for _, content := range contents {
 		if len(content) > MaxModuleBytes {
 			return nil, fmt.Errorf("%s: %w", doing, invalid("a module has at most %d bytes, this one has %d", MaxModuleBytes, len(content)))
 		}
 		hash := hashModule(content)
-		hashes, byHash[hash] = append(hashes, hash), content
+		hashes, byHash[hash] = append(hashes, hash), kv.Record{Metadata: digest(content), Value: content}
 	}
-	rows, err := c.noteModules(ctx, byHash)
+	return hashes, c.storeModules(ctx, s, doing, byHash)
+}
+
+// storeModules stores modules and static files, by what they are known by.
+func (c *Catalog) storeModules(ctx context.Context, s *moduleStore, doing string, records map[string]kv.Record) error {
+	rows, err := c.noteModules(ctx, records)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// A crash here, or before the end, leaves notes by which the Janitor finds what
 	// was written.
@@ -73,16 +78,16 @@ func (c *Catalog) PutModules(ctx context.Context, contents [][]byte) (hashes []s
 	for _, r := range rows {
 		there, err := s.has(ctx, r)
 		if err != nil {
-			return nil, failure(ctx, doing, err)
+			return failure(ctx, doing, err)
 		}
 		if !there {
 			missing = append(missing, r)
 		}
 	}
-	if err := s.put(ctx, missing, byHash); err != nil {
-		return nil, failure(ctx, doing, err)
+	if err := s.put(ctx, missing, records); err != nil {
+		return failure(ctx, doing, err)
 	}
-	return hashes, c.noteStored(ctx, missing)
+	return c.noteStored(ctx, missing)
 }
 
 // moduleRow is what the database knows of a module.
@@ -102,13 +107,13 @@ func scanModule(row scanner) (moduleRow, error) {
 
 // noteModules notes that modules are wanted, before they are written, so that what
 // is written is known to the database whatever happens.
-func (c *Catalog) noteModules(ctx context.Context, contents map[string][]byte) (rows []moduleRow, err error) {
+func (c *Catalog) noteModules(ctx context.Context, records map[string]kv.Record) (rows []moduleRow, err error) {
 	err = c.change(ctx, "note modules", nil, func(tx *sql.Tx) error {
 		rows = nil
-		for _, hash := range slices.Sorted(maps.Keys(contents)) {
+		for _, hash := range slices.Sorted(maps.Keys(records)) {
 			if _, err := tx.ExecContext(ctx, `insert into worker_modules (hash, size, touched, stored, gone, swept) values ($1, $2, $3, 0, 0, $4)
 				on conflict (hash) do update set touched = excluded.touched, gone = 0`,
-				hash, len(contents[hash]), stored(c.now()), []byte{}); err != nil {
+				hash, len(records[hash].Value), stored(c.now()), []byte{}); err != nil {
 				return err
 			}
 			r, err := scanModule(tx.QueryRowContext(ctx, `select hash, stored, swept from worker_modules where hash = $1`, hash))
@@ -137,7 +142,7 @@ func (s *moduleStore) has(ctx context.Context, r moduleRow) (bool, error) {
 }
 
 // put writes modules, each newer than the tombstone of an earlier one.
-func (s *moduleStore) put(ctx context.Context, rows []moduleRow, contents map[string][]byte) error {
+func (s *moduleStore) put(ctx context.Context, rows []moduleRow, records map[string]kv.Record) error {
 	var writes []kv.Write
 	size := 0
 	flush := func() error {
@@ -153,9 +158,10 @@ func (s *moduleStore) put(ctx context.Context, rows []moduleRow, contents map[st
 		if err != nil {
 			return err
 		}
-		content := contents[r.hash]
-		writes = append(writes, kv.Write{Ref: moduleRef(r.hash), Record: kv.Record{Version: at, Metadata: digest(content), Value: content}})
-		if size += len(content); size >= modulePut {
+		rec := records[r.hash]
+		rec.Version = at
+		writes = append(writes, kv.Write{Ref: moduleRef(r.hash), Record: rec})
+		if size += len(rec.Value); size >= modulePut {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -186,10 +192,13 @@ func (c *Catalog) noteStored(ctx context.Context, rows []moduleRow) error {
 }
 
 // holdModules notes that a version has modules, which must be in the store.
-func (c *Catalog) holdModules(ctx context.Context, tx *sql.Tx, versionID string, modules []WorkerModule) error {
+func (c *Catalog) holdModules(ctx context.Context, tx *sql.Tx, versionID string, m *Manifest) error {
 	hashes := map[string]bool{}
-	for _, m := range modules {
-		hashes[m.Hash] = true
+	for _, f := range m.Modules {
+		hashes[f.Hash] = true
+	}
+	if m.Assets != nil {
+		hashes[m.Assets.Set] = true
 	}
 	for _, hash := range slices.Sorted(maps.Keys(hashes)) { // in order: no two versions wait for each other
 		// From here on no sweep takes it. One that waits for this transaction sees of it
@@ -276,9 +285,10 @@ func (c *Catalog) sweepModules(ctx context.Context) error {
 	}
 }
 
-// unheld is the condition that no version has a module, and that it was not wanted
-// since $1.
-const unheld = `touched <= $1 and not exists (select 1 from worker_version_modules v where v.hash = worker_modules.hash)`
+// unheld is the condition that no version has a module, no set has it as a static
+// file, and that it was not wanted since $1.
+const unheld = `touched <= $1 and not exists (select 1 from worker_version_modules v where v.hash = worker_modules.hash)
+	and not exists (select 1 from worker_assets a where a.asset = worker_modules.hash)`
 
 // doomModules forgets the modules that have been gone for long, and notes that
 // others are about to be removed, by tombstones of a version: none of them can be
@@ -301,6 +311,9 @@ func (c *Catalog) doomModules(ctx context.Context, at kv.Version, before int64) 
 				continue
 			}
 			if err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, `delete from worker_assets where version_set = $1`, hash); err != nil {
 				return err
 			}
 			hashes = append(hashes, hash)

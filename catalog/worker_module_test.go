@@ -272,7 +272,7 @@ func TestSweepWaitsForAVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.c.holdModules(t.Context(), tx, other.ID, v.Manifest.Modules); err != nil {
+	if err := s.c.holdModules(t.Context(), tx, other.ID, &v.Manifest); err != nil {
 		t.Fatal(err)
 	}
 	type answer struct {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nearkey/nearkey/kv"
@@ -14,6 +15,7 @@ import (
 //
 // The keys of its records:
 //
+//	asset/<account>/<hash of a static file>
 //	domain/<host>
 //	module/<SHA-256 of the content, in hexadecimal digits>
 //	script/<account>/<name>
@@ -21,7 +23,7 @@ import (
 //	version/<UUID>
 //	zone/<host>
 //
-// A module's value is its content; its record and a version's never change, but go
+// The value of a module or a static file is its content; its record and a version's never change, but go
 // when nothing needs them any more. All other values are JSON, as in Reserved.
 // Secrets are in it as Keys has sealed them.
 var Workers = kv.NamespaceID{
@@ -33,6 +35,7 @@ var Workers = kv.NamespaceID{
 func OwnNamespace(id kv.NamespaceID) bool { return id == Reserved || id == Workers }
 
 const (
+	assetPrefix     = "asset/"
 	domainPrefix    = "domain/"
 	modulePrefix    = "module/"
 	scriptPrefix    = "script/"
@@ -42,11 +45,19 @@ const (
 )
 
 func domainKey(host string) string            { return domainPrefix + host }
-func moduleKey(hash string) string            { return modulePrefix + hash }
 func scriptKey(accountID, name string) string { return scriptPrefix + accountID + "/" + name }
 func subdomainKey(name string) string         { return subdomainPrefix + name }
 func versionKey(id string) string             { return versionPrefix + id }
 func zoneKey(host string) string              { return zonePrefix + host }
+
+// moduleKey is the key of a module, or of a static file, whose hash has its account
+// and a slash in front of it.
+func moduleKey(hash string) string {
+	if strings.Contains(hash, "/") {
+		return assetPrefix + hash
+	}
+	return modulePrefix + hash
+}
 
 // PublishedWorker is what an edge knows of a Worker.
 type PublishedWorker struct {
@@ -122,6 +133,9 @@ func parseManifest(value []byte) (*Manifest, error) {
 // bytes is about the memory that a manifest takes.
 func (m *Manifest) bytes() int {
 	size := 1024 + len(m.Placement) + len(m.Other)
+	if a := m.Assets; a != nil {
+		size += 512 + len(a.Redirects) + len(a.Headers)
+	}
 	for _, f := range m.Modules {
 		size += 128 + len(f.Name)
 	}

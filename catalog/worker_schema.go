@@ -137,3 +137,15 @@ func workerRunsMigration() migration {
 		`create index worker_tails_worker on worker_tails (worker_id)`,
 	}}
 }
+
+// A static file is a module whose hash has its account in front; a set of them is a
+// module, too.
+func workerAssetsMigration() migration {
+	return migration{"static assets of Workers", []string{
+		`create table worker_assets (
+			version_set text not null references worker_modules (hash) on delete cascade,
+			asset text not null,
+			primary key (version_set, asset))`,
+		`create index worker_assets_asset on worker_assets (asset)`,
+	}}
+}

@@ -51,12 +51,13 @@ type WorkerVersion struct {
 // Manifest is what runs: all that a runtime must be told of a version but the
 // content of its modules, and what a client wants to see again.
 type Manifest struct {
-	Main              string          `json:"main"`                     // name of the module that is run
+	Main              string          `json:"main"`                     // name of the module that is run; empty: there are static files alone
 	ServiceWorker     bool            `json:"service_worker,omitempty"` // in the service worker format
 	CompatibilityDate string          `json:"compatibility_date,omitempty"`
 	Flags             []string        `json:"flags,omitempty"`
 	Modules           []WorkerModule  `json:"modules"`
 	Bindings          []WorkerBinding `json:"bindings,omitempty"`
+	Assets            *WorkerAssets   `json:"assets,omitempty"` // nil: there are none
 	CPUMillis         int             `json:"cpu_millis,omitempty"`
 	UsageModel        string          `json:"usage_model,omitempty"`
 	Placement         json.RawMessage `json:"placement,omitempty"`
@@ -109,6 +110,9 @@ type NewVersion struct {
 
 func (m *Manifest) check() error {
 	switch {
+	case m.Assets != nil && !moduleHash(m.Assets.Set):
+		return invalid("%q is no set of static files", m.Assets.Set)
+	case m.Main == "" && m.Assets != nil && len(m.Modules) == 0: // static files alone
 	case m.Main == "" || !slices.ContainsFunc(m.Modules, func(f WorkerModule) bool { return f.Name == m.Main }):
 		return invalid("the main module %q is not among the modules", m.Main)
 	case len(m.Modules) > MaxModules:
@@ -146,12 +150,17 @@ func (m *Manifest) check() error {
 	return nil
 }
 
+// moduleHash reports whether a text is the hash of a module.
+func moduleHash(text string) bool {
+	hash, err := hex.DecodeString(text)
+	return err == nil && len(hash) == 32 && hex.EncodeToString(hash) == text
+}
+
 func (f WorkerModule) check() error {
-	hash, err := hex.DecodeString(f.Hash)
 	switch {
 	case f.Name == "" || !utf8.ValidString(f.Name):
 		return invalid("the name of a module is UTF-8 and not empty, %q is not", f.Name)
-	case err != nil || len(hash) != 32 || hex.EncodeToString(hash) != f.Hash:
+	case !moduleHash(f.Hash):
 		return invalid("module %q: its hash is no SHA-256 in hexadecimal digits", f.Name)
 	case f.Size < 0 || f.Size > MaxModuleBytes:
 		return invalid("module %q has %d bytes, a module has at most %d", f.Name, f.Size, MaxModuleBytes)
@@ -315,7 +324,10 @@ func (c *Catalog) insertVersion(ctx context.Context, tx *sql.Tx, workerID string
 		notNil([]byte(v.AuthorEmail)), annotationText(v.Annotations), text, digest(text)); err != nil {
 		return 0, err
 	}
-	return number, c.holdModules(ctx, tx, v.ID, v.Manifest.Modules)
+	if err := c.holdModules(ctx, tx, v.ID, &v.Manifest); err != nil {
+		return 0, err
+	}
+	return number, holdAssets(ctx, tx, v.Manifest.Assets)
 }
 
 // removeVersions removes the oldest versions of a Worker that are too many, and

@@ -171,7 +171,7 @@ func newRedirect(tokens []string, html string) (r redirect, err error) {
 }
 
 // problem is an error in words for users.
-func problem(format string, args ...any) error { return errors.New(fmt.Sprintf(format, args...)) }
+func problem(format string, args ...any) error { return fmt.Errorf(format, args...) }
 
 // target is where a rule leads: a path, or a URL of https.
 func target(text string) (string, error) {
