@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nearkey/nearkey/catalog"
+	"github.com/nearkey/nearkey/kv"
 )
 
 // workers is what a Server has of Workers.
@@ -41,6 +42,8 @@ func (w *workers) check(ctx context.Context, b Bundle) (Started, error) {
 	case errors.Is(err, ErrNoRuntime):
 		return Started{}, &failure{status: http.StatusNotImplemented, code: codeInternal, bare: true, final: true, cause: err,
 			text: "Workers cannot be deployed: the Workers runtime is not installed on this server."}
+	case errors.Is(err, kv.ErrFull):
+		return Started{}, err
 	case err != nil:
 		return Started{}, later(http.StatusServiceUnavailable, "The Worker could not be tried out. Please try again.", err)
 	case len(started.Handlers) == 0 && len(started.NamedHandlers) == 0:

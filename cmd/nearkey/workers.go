@@ -10,8 +10,10 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/bounded"
 	"github.com/nearkey/nearkey/api/binding"
 	"github.com/nearkey/nearkey/api/rest"
 	"github.com/nearkey/nearkey/catalog"
@@ -149,7 +151,7 @@ func (w *workers) listen(ctx context.Context) error {
 		s.logger.Warn("Workers do not answer; everything else does", "reason", err)
 		return nil
 	}
-	w.listener = newBounded(l, maxConnections)
+	w.listener = bounded.New(l, maxConnections, s.logger)
 	if s.certificate != nil {
 		w.listener = tls.NewListener(w.listener, s.certificate)
 	}
@@ -291,6 +293,8 @@ func (w *workers) check(ctx context.Context, b rest.Bundle) (rest.Started, error
 		return rest.Started{}, &rest.StartError{Text: fault.Text}
 	case errors.Is(err, workerd.ErrMissing):
 		return rest.Started{}, fmt.Errorf("%w: %w", rest.ErrNoRuntime, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return rest.Started{}, fmt.Errorf("%w: %w", kv.ErrFull, err)
 	}
 	return rest.Started{Handlers: report.Handlers, NamedHandlers: report.NamedHandlers, Took: report.Took}, err
 }
