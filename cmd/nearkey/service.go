@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nearkey/nearkey/internal/bounded"
 	"github.com/nearkey/nearkey/internal/observe"
 	"golang.org/x/sync/errgroup"
 )
@@ -125,7 +126,7 @@ func (s *service) listenAPI(ctx context.Context, most int) (net.Listener, error)
 		return nil, err
 	}
 	if most > 0 {
-		listener = newBounded(listener, most)
+		listener = bounded.New(listener, most, s.logger)
 	}
 	if s.certificate != nil {
 		return tls.NewListener(listener, s.certificate), nil
@@ -247,48 +248,3 @@ func (h httpServer) Shutdown(ctx context.Context) error {
 // maxConnections is how many connections a listener before net/http has at once;
 // further ones wait to be accepted. Callers of the wire have some hundred each.
 const maxConnections = 16384
-
-// bounded is a listener that has a number of connections at most.
-type bounded struct {
-	net.Listener
-	slots  chan struct{} // one token for each connection
-	once   sync.Once
-	closed chan struct{}
-}
-
-func newBounded(l net.Listener, most int) *bounded {
-	return &bounded{Listener: l, slots: make(chan struct{}, most), closed: make(chan struct{})}
-}
-
-// Accept implements net.Listener.
-func (b *bounded) Accept() (net.Conn, error) {
-	select {
-	case b.slots <- struct{}{}:
-	case <-b.closed:
-		return nil, net.ErrClosed
-	}
-	c, err := b.Listener.Accept()
-	if err != nil {
-		<-b.slots
-		return nil, err
-	}
-	return &slot{Conn: c, free: sync.OnceFunc(func() { <-b.slots })}, nil
-}
-
-// Close implements net.Listener.
-func (b *bounded) Close() error {
-	b.once.Do(func() { close(b.closed) })
-	return b.Listener.Close()
-}
-
-// slot is a connection of a bounded listener.
-type slot struct {
-	net.Conn
-	free func()
-}
-
-// Close implements net.Conn.
-func (s *slot) Close() error {
-	defer s.free()
-	return s.Conn.Close()
-}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nearkey/nearkey/feed"
+	"github.com/nearkey/nearkey/internal/bounded"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/wire"
 )
@@ -67,7 +68,7 @@ func (s *service) listenWire(ctx context.Context) (net.Listener, error) {
 		if err != nil {
 			return nil, fmt.Errorf("listen on %s: %w; choose another with %s", f.WireListen, err, flag)
 		}
-		return newBounded(listener, maxConnections), nil
+		return bounded.New(listener, maxConnections, s.logger), nil
 	}
 	var config *tls.Config
 	if f.WireCert != "" {
@@ -84,7 +85,7 @@ func (s *service) listenWire(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	listener = newBounded(listener, maxConnections)
+	listener = bounded.New(listener, maxConnections, s.logger)
 	if config != nil {
 		return tls.NewListener(listener, config), nil
 	}

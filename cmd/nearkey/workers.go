@@ -13,11 +13,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/nearkey/nearkey/internal/bounded"
 	"github.com/nearkey/nearkey/api/binding"
 	"github.com/nearkey/nearkey/api/rest"
 	"github.com/nearkey/nearkey/catalog"
 	"github.com/nearkey/nearkey/edge"
+	"github.com/nearkey/nearkey/internal/bounded"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/workerd"
 	"github.com/nearkey/nearkey/workerd/cache"
@@ -320,9 +320,9 @@ func (w *workers) domain() string {
 	return net.JoinHostPort(w.service.config.Workers.Domain, port)
 }
 
-// greeting tells a person where Workers answer.
+// greeting tells a person where Workers answer, if they do.
 func (w *workers) greeting() string {
-	if w == nil || w.listener == nil {
+	if w == nil || w.listener == nil || w.runtime.Ready() != nil {
 		return ""
 	}
 	return fmt.Sprintf("\nWorkers answer on %s: 'wrangler deploy' puts the Worker NAME at\n%s://NAME.dev.%s\n", w.listener.Addr(), w.scheme(), w.domain())

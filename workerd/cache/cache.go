@@ -20,6 +20,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/bounded"
 )
 
 // HeaderToken says which process of workerd a request comes from.
@@ -124,9 +126,6 @@ type Server struct {
 	readers readers
 	held    atomic.Int64
 	conns   atomic.Int64
-	slots   chan struct{} // one for each connection, and for the one that is awaited
-	ended   chan struct{} // closed when closing begins
-	end     sync.Once
 	wait    sync.WaitGroup // of connections
 	counts  counts
 }
@@ -142,8 +141,6 @@ func New(config Config) *Server {
 	s := &Server{
 		config: config,
 		store:  newStore(config.Bytes),
-		slots:  make(chan struct{}, config.MaxConns),
-		ended:  make(chan struct{}),
 	}
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
@@ -164,7 +161,6 @@ func (s *Server) connState(_ net.Conn, state http.ConnState) {
 		s.wait.Add(1)
 		s.conns.Add(1)
 	case http.StateClosed:
-		<-s.slots
 		s.conns.Add(-1)
 		s.wait.Done()
 	}
@@ -178,11 +174,11 @@ var ErrClosed = errors.New("cache: server closed")
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() })
 	defer stop()
-	err := s.http.Serve(&limited{Listener: l, server: s})
+	err := s.http.Serve(bounded.New(l, s.config.MaxConns, s.config.Logger))
 	switch {
 	case ctx.Err() != nil:
 		err = ctx.Err()
-	case errors.Is(err, http.ErrServerClosed), errors.Is(err, ErrClosed):
+	case errors.Is(err, http.ErrServerClosed):
 		err = ErrClosed
 	default:
 		_ = s.Close()
@@ -192,43 +188,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// limited accepts no more connections than there are slots.
-type limited struct {
-	net.Listener
-	server *Server
-}
-
-// acceptPause is waited after an accept that failed, such as for want of files.
-const acceptPause = 20 * time.Millisecond
-
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		select {
-		case l.server.slots <- struct{}{}:
-		case <-l.server.ended:
-			return nil, ErrClosed
-		}
-		conn, err := l.Listener.Accept()
-		if err == nil {
-			return conn, nil
-		}
-		<-l.server.slots
-		if errors.Is(err, net.ErrClosed) {
-			return nil, err
-		}
-		l.server.config.Logger.Warn("accept from a Worker", "error", err)
-		select {
-		case <-time.After(acceptPause):
-		case <-l.server.ended:
-			return nil, ErrClosed
-		}
-	}
-}
-
 // Shutdown lets requests under way be answered, and returns when the last
 // connection is closed. When ctx ends it closes those that are left.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.end.Do(func() { close(s.ended) })
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		_ = s.http.Close()
@@ -238,7 +200,6 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 // Close closes all connections.
 func (s *Server) Close() error {
-	s.end.Do(func() { close(s.ended) })
 	return s.http.Close()
 }
 

@@ -26,6 +26,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/nearkey/nearkey/internal/bounded"
 )
 
 // HeaderToken says which process of workerd a request comes from.
@@ -167,12 +169,10 @@ type Server struct {
 	outside *http.Transport // dials what the policy allows
 	origins *http.Transport // dials what the operator named: no connection is ever shared with outside
 	proxy   *httputil.ReverseProxy
-	slots   chan struct{} // one for each connection
-	ended   chan struct{} // closed when no more is accepted
-	end     sync.Once
 	killed  chan struct{} // closed when what is under way is to end
 	kill    sync.Once
 	conns   sync.WaitGroup // of connections, those that became something else included
+	open    atomic.Int64   // the same as a number
 	counts  counts
 }
 
@@ -187,8 +187,6 @@ func New(config Config) *Server {
 	s := &Server{
 		config: config,
 		policy: policy{kind: config.Policy, allow: plainPrefixes(config.Allow), allowHosts: config.AllowHosts, denyHosts: config.DenyHosts},
-		slots:  make(chan struct{}, config.MaxConns),
-		ended:  make(chan struct{}),
 		killed: make(chan struct{}),
 	}
 	s.outside, s.origins = s.transport(s.dialOutside), s.transport(s.dialOrigin)
@@ -225,11 +223,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		case <-under.Done():
 		}
 	})
-	err := s.http.Serve(&limited{Listener: l, server: s})
+	err := s.http.Serve(clients{bounded.New(l, s.config.MaxConns, s.config.Logger)})
 	switch {
 	case ctx.Err() != nil:
 		err = ctx.Err()
-	case errors.Is(err, http.ErrServerClosed), errors.Is(err, ErrClosed):
+	case errors.Is(err, http.ErrServerClosed):
 		err = ErrClosed
 	default:
 		_ = s.Close()
@@ -253,10 +251,7 @@ type connKey struct{}
 
 // CloseWrite tells workerd that no more comes.
 func (c *client) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return c.Close()
+	return closeWrite(c.Conn)
 }
 
 // connState counts connections: a new one begins before its goroutine does, and is
@@ -265,6 +260,7 @@ func (s *Server) connState(c net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
 		s.conns.Add(1)
+		s.open.Add(1)
 	case http.StateHijacked:
 		c.(*client).taken.Store(true)
 	case http.StateClosed:
@@ -273,52 +269,29 @@ func (s *Server) connState(c net.Conn, state http.ConnState) {
 }
 
 func (s *Server) leave() {
-	<-s.slots
+	s.open.Add(-1)
 	s.conns.Done()
 }
 
-// limited accepts no more connections than there are slots.
-type limited struct {
-	net.Listener
-	server *Server
-}
+// clients makes the connections that are accepted clients.
+type clients struct{ net.Listener }
 
-// acceptPause is waited after an accept that failed, such as for want of files.
-const acceptPause = 20 * time.Millisecond
-
-func (l *limited) Accept() (net.Conn, error) {
-	for {
-		select {
-		case l.server.slots <- struct{}{}:
-		case <-l.server.ended:
-			return nil, ErrClosed
-		}
-		conn, err := l.Listener.Accept()
-		if err == nil {
-			return &client{Conn: conn}, nil
-		}
-		<-l.server.slots
-		if errors.Is(err, net.ErrClosed) {
-			return nil, err
-		}
-		l.server.config.Logger.Warn("accept from a Worker", "error", err)
-		select {
-		case <-time.After(acceptPause):
-		case <-l.server.ended:
-			return nil, ErrClosed
-		}
+func (l clients) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
 	}
+	return &client{Conn: conn}, nil
 }
 
 // Shutdown lets what is under way come to its end, WebSockets and sockets included,
 // and returns when the last connection is closed. When ctx ends it closes those that
 // are left.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.end.Do(func() { close(s.ended) })
 	err := s.http.Shutdown(ctx)
 	tick := time.NewTicker(drainPoll)
 	defer tick.Stop()
-	for err == nil && len(s.slots) > 0 {
+	for err == nil && s.open.Load() > 0 {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -336,7 +309,6 @@ const drainPoll = 20 * time.Millisecond
 
 // Close ends all that is under way.
 func (s *Server) Close() error {
-	s.end.Do(func() { close(s.ended) })
 	s.kill.Do(func() { close(s.killed) })
 	return s.http.Close()
 }
@@ -346,6 +318,6 @@ func (s *Server) Stats() Stats {
 	c := &s.counts
 	return Stats{
 		Requests: c.requests.Load(), Local: c.local.Load(), Origins: c.origins.Load(), Sockets: c.sockets.Load(),
-		Denied: c.denied.Load(), Spent: c.spent.Load(), Failed: c.failed.Load(), Conns: int64(len(s.slots)),
+		Denied: c.denied.Load(), Spent: c.spent.Load(), Failed: c.failed.Load(), Conns: s.open.Load(),
 	}
 }

@@ -10,11 +10,11 @@ const peerKnown = true
 
 // peerOf returns the id of the process at the other end; 0: nobody knows.
 func peerOf(c net.Conn) int {
-	unix, ok := c.(*net.UnixConn)
+	socket, ok := c.(syscall.Conn)
 	if !ok {
 		return 0
 	}
-	raw, err := unix.SyscallConn()
+	raw, err := socket.SyscallConn()
 	if err != nil {
 		return 0
 	}
