@@ -83,15 +83,17 @@ func (c *Config) checkWorkers(fault faulter) {
 	if _, _, err := w.allowed(); err != nil {
 		fault("workers.egress_allow", "%w", err)
 	}
-	between := func(key string, value, least, most int64) {
+	sized := func(key string, value, least, most Size) {
 		if value < least || value > most {
-			fault("workers."+key, "%d: want %d to %d", value, least, most)
+			fault("workers."+key, "%s: want %s to %s", sizeText(value), sizeText(least), sizeText(most))
 		}
 	}
-	between("heap_bytes", int64(w.HeapBytes), minHeap, 16<<30)
-	between("process_bytes", int64(w.ProcessBytes), minProcess, 64<<30)
-	between("processes", int64(w.Processes), 1, maxProcesses)
-	between("cache_bytes", int64(w.CacheBytes), 0, 1<<40)
+	sized("heap_bytes", w.HeapBytes, minHeap, 16<<30)
+	sized("process_bytes", w.ProcessBytes, minProcess, 64<<30)
+	sized("cache_bytes", w.CacheBytes, 0, 1<<40)
+	if n := w.Processes; n < 1 || n > maxProcesses {
+		fault("workers.processes", "%d: want 1 to %d", n, maxProcesses)
+	}
 	if d := time.Duration(w.CPU); d < minWorkerCPU || d > time.Hour {
 		fault("workers.cpu", "%s: want %s to 1h", d, minWorkerCPU)
 	}

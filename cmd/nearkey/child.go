@@ -39,6 +39,8 @@ type child struct {
 	url    string   // of its API, or of its health checks
 	args   []string // of nearkey
 
+	workers string // the address of its Workers; empty: it runs none
+
 	binary  string
 	environ []string
 	dir     string // of its log and the file with its process id

@@ -57,9 +57,11 @@ With --workers-listen every edge runs Workers too. They are deployed through any
 them and answer at all.
 
 The variables NEARKEY_PROFILE, NEARKEY_LIMITS_..., NEARKEY_LOG_... and
-NEARKEY_WORKERS_RUNTIME hold for all processes, NEARKEY_EMAIL, NEARKEY_API_TOKEN and NEARKEY_API_KEY for the centre.`,
+NEARKEY_WORKERS_RUNTIME hold for all processes, NEARKEY_EMAIL, NEARKEY_API_TOKEN
+and NEARKEY_API_KEY for the centre.`,
 		Example: `  nearkey dev
   nearkey dev --edges 5 --regions 1 --listen 127.0.0.1:9000
+  nearkey dev --edges 2 --workers-listen 127.0.0.1:8891
   kill -9 "$(cat nearkey-data/fleet/central.pid)"   # in another terminal`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return m.dev(cmd.Context(), d) },
@@ -214,6 +216,9 @@ func (d dev) plan(ctx context.Context) ([]*child, error) {
 			args = append(args, "--workers-listen", workers[i], "--workers-key-file", d.keyFile())
 		}
 		c := d.child(name, roleEdge, address, args...)
+		if workers != nil {
+			c.workers = workers[i]
+		}
 		if d.regions > 0 {
 			c.region = "region-" + strconv.Itoa(region+1)
 		}
@@ -307,6 +312,9 @@ func (p *ports) consecutive(ctx context.Context, flag, first string, n int) ([]s
 		}
 		text := strconv.Itoa(int(port) + i)
 		addresses[i] = net.JoinHostPort(host, text)
+		if p.given[text] {
+			return nil, usagef("%s: port %s is given to another process already; choose other ports", flag, text)
+		}
 		if _, err := p.take(ctx, addresses[i]); err != nil {
 			return nil, fmt.Errorf("listen on %s: %w; choose other addresses with %s", addresses[i], err, flag)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -184,7 +185,7 @@ func (f *fleet) greet() {
 		if first == "" {
 			first = c.url
 		}
-		fmt.Fprintf(&lines, "  %-8s %s  %s\n", c.name, c.url, firstNonEmpty(c.region, "-"))
+		fmt.Fprintf(&lines, "  %-8s %s  %s%s\n", c.name, c.url, firstNonEmpty(c.region, "-"), c.greetWorkers())
 	}
 	data := ""
 	if abs, err := filepath.Abs(defaultData); err != nil || abs != f.dev.data {
@@ -200,6 +201,15 @@ Point wrangler and other clients at the first edge, %s:
 
 Logs and process ids are in %s. Ctrl-C stops all.
 `, lines.String(), first, f.called, data, filepath.Join(f.dev.data, fleetDir))
+}
+
+// greetWorkers tells where the Workers of a child answer.
+func (c *child) greetWorkers() string {
+	if c.workers == "" {
+		return ""
+	}
+	_, port, _ := net.SplitHostPort(c.workers) // of ours
+	return "  Workers: http://NAME.dev." + net.JoinHostPort(defaultConfig().Workers.Domain, port)
 }
 
 // watch shows the figures of the children until ctx ends.

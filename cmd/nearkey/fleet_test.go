@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nearkey/nearkey/wire"
 )
@@ -163,6 +162,15 @@ func TestFleetSettings(t *testing.T) {
 		if code, _, _ := run(t, "", nil, "config", "--fleet-pop-shared="+text); code != exitUsage {
 			t.Errorf("pop_shared = %q: exit code %d", text, code)
 		}
+	}
+}
+
+// An edge and the Workers of another do not get one port.
+func TestPortsAreGivenOnce(t *testing.T) {
+	var p ports
+	given := p.free(t.Context())
+	if _, err := p.consecutive(t.Context(), "--workers-listen", given, 1); exitCode(err) != exitUsage {
+		t.Errorf("%s once more: %v", given, err)
 	}
 }
 

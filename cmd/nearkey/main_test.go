@@ -110,13 +110,20 @@ func TestChecksAtTheirLimits(t *testing.T) {
 	for name, c := range map[string]struct {
 		good, bad func(*Config)
 	}{
-		"memory":    {func(c *Config) { c.MemoryBytes = 192 << 20 }, func(c *Config) { c.MemoryBytes = 192<<20 - 1 }},
-		"retention": {func(c *Config) { c.TombstoneRetention = Duration(time.Minute) }, func(c *Config) { c.TombstoneRetention = Duration(time.Minute - 1) }},
-		"port":      {func(c *Config) { c.Listen = ":65535" }, func(c *Config) { c.Listen = ":65536" }},
-		"min ttl":   {func(c *Config) { c.Limits.MinTTL = new(Duration(time.Second)) }, func(c *Config) { c.Limits.MinTTL = new(Duration(time.Second - 1)) }},
-		"value":     {func(c *Config) { c.Limits.ValueBytes = new(Size(kv.MaxValueBytes)) }, func(c *Config) { c.Limits.ValueBytes = new(Size(kv.MaxValueBytes + 1)) }},
-		"metadata":  {func(c *Config) { c.Limits.MetadataBytes = new(Size(kv.MaxMetadataBytes)) }, func(c *Config) { c.Limits.MetadataBytes = new(Size(kv.MaxMetadataBytes + 1)) }},
-		"list":      {func(c *Config) { c.Limits.ListKeys = new(Count(kv.MaxListLimit)) }, func(c *Config) { c.Limits.ListKeys = new(Count(kv.MaxListLimit + 1)) }},
+		"memory":         {func(c *Config) { c.MemoryBytes = 192 << 20 }, func(c *Config) { c.MemoryBytes = 192<<20 - 1 }},
+		"retention":      {func(c *Config) { c.TombstoneRetention = Duration(time.Minute) }, func(c *Config) { c.TombstoneRetention = Duration(time.Minute - 1) }},
+		"port":           {func(c *Config) { c.Listen = ":65535" }, func(c *Config) { c.Listen = ":65536" }},
+		"min ttl":        {func(c *Config) { c.Limits.MinTTL = new(Duration(time.Second)) }, func(c *Config) { c.Limits.MinTTL = new(Duration(time.Second - 1)) }},
+		"value":          {func(c *Config) { c.Limits.ValueBytes = new(Size(kv.MaxValueBytes)) }, func(c *Config) { c.Limits.ValueBytes = new(Size(kv.MaxValueBytes + 1)) }},
+		"metadata":       {func(c *Config) { c.Limits.MetadataBytes = new(Size(kv.MaxMetadataBytes)) }, func(c *Config) { c.Limits.MetadataBytes = new(Size(kv.MaxMetadataBytes + 1)) }},
+		"heap":           {func(c *Config) { c.Workers.HeapBytes = 16 << 20 }, func(c *Config) { c.Workers.HeapBytes = 16<<20 - 1 }},
+		"great heap":     {func(c *Config) { c.Workers.HeapBytes = 16 << 30 }, func(c *Config) { c.Workers.HeapBytes = 16<<30 + 1 }},
+		"process":        {func(c *Config) { c.Workers.ProcessBytes = 64 << 20 }, func(c *Config) { c.Workers.ProcessBytes = 64<<20 - 1 }},
+		"processes":      {func(c *Config) { c.Workers.Processes = 1 }, func(c *Config) { c.Workers.Processes = 0 }},
+		"many processes": {func(c *Config) { c.Workers.Processes = maxProcesses }, func(c *Config) { c.Workers.Processes = maxProcesses + 1 }},
+		"cpu":            {func(c *Config) { c.Workers.CPU = Duration(minWorkerCPU) }, func(c *Config) { c.Workers.CPU = Duration(minWorkerCPU - 1) }},
+		"idle":           {func(c *Config) { c.Workers.Idle = Duration(time.Second) }, func(c *Config) { c.Workers.Idle = Duration(time.Second - 1) }},
+		"list":           {func(c *Config) { c.Limits.ListKeys = new(Count(kv.MaxListLimit)) }, func(c *Config) { c.Limits.ListKeys = new(Count(kv.MaxListLimit + 1)) }},
 	} {
 		good, bad := defaultConfig(), defaultConfig()
 		c.good(&good)
@@ -127,6 +134,14 @@ func TestChecksAtTheirLimits(t *testing.T) {
 		if err := bad.check(); exitCode(err) != exitUsage {
 			t.Errorf("%s: one past the limit: %v", name, err)
 		}
+	}
+}
+
+// Sizes are told as they are written.
+func TestSizesInFaults(t *testing.T) {
+	_, _, stderr := run(t, "", nil, "config", "--workers-heap-bytes=1KiB")
+	if want := "1KiB: want 16MiB to 16GiB"; !strings.Contains(stderr, want) {
+		t.Errorf("%q is not in %q", want, stderr)
 	}
 }
 

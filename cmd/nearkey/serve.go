@@ -27,6 +27,9 @@ func (m *Main) serveCommand() *cobra.Command {
 SIGTERM). The first start creates the data directory, an account and a root API
 token, which is kept in the file api-token of that directory.
 
+Workers are served on the next port (--workers-listen), if workerd is found
+(--workers-runtime).
+
 Without TLS (--tls-cert, --tls-key) the server is meant for a loopback address.
 
 With --fleet-role it is one process of a fleet: the centre, which holds the
@@ -36,7 +39,7 @@ records, a regional tier, or an edge, which answers clients near to them.
   nearkey serve --data /var/lib/nearkey --listen :8790 --tls-cert cert.pem --tls-key key.pem
   nearkey serve --config nearkey.toml --limits-min-ttl 1s
   nearkey serve --fleet-role central --fleet-wire-listen 127.0.0.1:8700 --fleet-secret-file secret
-  nearkey serve --fleet-role edge --listen 127.0.0.1:8791 --fleet-far http://127.0.0.1:8700 \
+  nearkey serve --fleet-role edge --listen 127.0.0.1:8795 --fleet-far http://127.0.0.1:8700 \
     --fleet-api-far http://127.0.0.1:8790 --fleet-secret-file secret`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -66,6 +66,9 @@ func startFleet(t *testing.T, edges int) (worlds []*world, central func(syscall.
 			t.Fatal(err)
 		}
 		w.workers = "127.0.0.1:" + port
+		if told := "Workers: http://NAME." + w.domain + "\n"; !strings.Contains(program.Output(), told) {
+			t.Errorf("%q is not among what it says: %s", told, program.Output())
+		}
 		worlds = append(worlds, w)
 	}
 	return worlds, func(s syscall.Signal) {

@@ -251,6 +251,9 @@ func TestNoRuntime(t *testing.T) {
 	if e.Success || status != http.StatusNotImplemented || !strings.Contains(e.Errors[0].Message, "runtime is not installed") {
 		t.Errorf("%d %+v, want 501 and the reason", status, e)
 	}
+	if strings.Contains(w.Output(), "Workers answer") || !strings.Contains(w.Output(), "Workers do not run") {
+		t.Errorf("says %s", w.Output())
+	}
 	ns := w.namespace("works")
 	if status, e := w.call(http.MethodPut, "/storage/kv/namespaces/"+ns+"/values/k", "text/plain", []byte("v")); !e.Success {
 		t.Errorf("put: %d %+v", status, e)
