@@ -398,6 +398,7 @@ func TestRunSchedule(t *testing.T) {
 	w.at("POST", "scripts/none/schedules/run", "").fails(404, 10007, notOnAccount)
 	w.at("POST", "scripts/none/schedules/run", `{"cron":"* * * * *"}`).fails(404, 10007, notOnAccount)
 	w.at("POST", "scripts/shop/schedules/run", "").fails(400, 10005, "This Worker has no cron triggers; say as which it is to be run.")
+	w.at("PUT", "scripts/shop/schedules", `[{"cron":"0 0 * * *x"}]`).fails(400, 10005, `Invalid cron trigger "0 0 * * *x": day of week field has "*x" instead of 1-7`)
 	w.at("PUT", "scripts/shop/schedules", `[{"cron":"0 0 * * *"}]`).ok()
 	fired = nil
 	var run shownRun

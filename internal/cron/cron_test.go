@@ -69,7 +69,7 @@ func TestErrors(t *testing.T) {
 		"* * * *":          `cron trigger "* * * *": 4 fields, not 5`,
 		"* * * * SAT-SUN":  `cron trigger "* * * * SAT-SUN": day of week field has a range that goes down in "SAT-SUN"`,
 		"* 1,* * * *":      `cron trigger "* 1,* * * *": hour field has * inside a list`,
-		"* * * foo *":      `cron trigger "* * * foo *": month field has "foo"`,
+		"* * * foo *":      `cron trigger "* * * foo *": month field has "foo" instead of 1-12`,
 		"* */24 * * *":     `cron trigger "* */24 * * *": hour field has a bad step in "*/24"`,
 		"0 0 30 2 *":       `cron trigger "0 0 30 2 *": it never matches`,
 		long + "1 * * * *": `cron trigger "` + long[:32] + `…": 521 bytes, at most 512 are allowed`,

@@ -44,7 +44,7 @@ func (f field) value(text string) (int, error) {
 	}
 	n, ok := number(text)
 	if !ok {
-		return 0, f.wrong("%q", text)
+		return 0, f.wrong("%q instead of %d-%d", text, f.min, f.max)
 	}
 	if n < f.min || n > f.max {
 		return 0, f.wrong("%d outside %d-%d", n, f.min, f.max)
