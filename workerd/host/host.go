@@ -148,7 +148,7 @@ func (h *Host) serve(w http.ResponseWriter, r *http.Request, to target) {
 	case to.origin != nil:
 		h.origin.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), originKey{}, to.origin)))
 	default:
-		plain(w, http.StatusNotFound, "no Worker answers for "+hostOf(r.Host)+": deploy one, or give it this host as a route")
+		plain(w, http.StatusNotFound, "no Worker answers for "+hostOf(r.Host)+": no route matches this address, and the host has no origin")
 	}
 }
 

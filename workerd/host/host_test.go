@@ -258,6 +258,7 @@ func TestPrecedence(t *testing.T) {
 	} {
 		w.want(c.host, c.path, http.StatusOK, c.body)
 	}
+	w.want("notexample.com", "/", http.StatusNotFound, "no Worker answers for notexample.com: no route matches this address, and the host has no origin")
 	for _, host := range []string{"notexample.com", "com", "sub.whole.test", "localhost", "dev.workers.localhost", "a.b.dev.workers.localhost"} {
 		if rec := w.ask(host, "/"); rec.Code != http.StatusNotFound {
 			t.Errorf("%s: %d %q, want 404", host, rec.Code, rec.Body)
