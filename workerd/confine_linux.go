@@ -34,7 +34,10 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("lock the folder of Workers, which another process may use: %w", err)
+		if err == syscall.EWOULDBLOCK {
+			err = ErrInUse
+		}
+		return nil, fmt.Errorf("lock the folder of Workers: %w", err)
 	}
 	return f, nil
 }

@@ -157,6 +157,7 @@ func (w *Worker) label() string { return cmp.Or(w.Label, w.Name) }
 var (
 	ErrNotFound = errors.New("there is no such Worker")
 	ErrMissing  = errors.New("the Workers runtime is not installed")
+	ErrInUse    = errors.New("another process runs Workers in this folder")
 	ErrClosed   = errors.New("the Workers runtime has ended")
 	ErrBusy     = errors.New("too much is running")
 	ErrCrashing = errors.New("the Worker crashed too often and is held back")

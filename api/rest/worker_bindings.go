@@ -169,7 +169,8 @@ func (r *resolver) seal(name, text string) (string, error) {
 	return r.s.workers.Keys.Seal(r.account, r.worker, name, text)
 }
 
-// take takes a binding of an older version over. A secret is sealed for its name.
+// take takes a binding of an older version over. A secret is sealed anew: for its
+// name, and with the key of today, so that older ones can be taken away.
 func (r *resolver) take(b catalog.WorkerBinding, as string) error {
 	if b.Secret() {
 		text, err := r.s.workers.Keys.Open(r.account, r.worker, b.Name, b.Sealed)
@@ -178,10 +179,8 @@ func (r *resolver) take(b catalog.WorkerBinding, as string) error {
 				text: "The secret '" + b.Name + "' cannot be opened with the keys that this server has. Please set it anew."}
 		}
 		r.secrets[as] = text
-		if as != b.Name {
-			if b.Sealed, err = r.s.workers.Keys.Seal(r.account, r.worker, as, text); err != nil {
-				return err
-			}
+		if b.Sealed, err = r.s.workers.Keys.Seal(r.account, r.worker, as, text); err != nil {
+			return err
 		}
 	}
 	if b.Part != "" && r.parts != nil && r.parts[b.Part] == nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -32,7 +33,7 @@ func (c *Config) socketDir() (string, error) {
 	}
 	dir := filepath.Join(data, "workers")
 	if c.Fleet.Role == roleEdge || len(dir) > maxSocketDir {
-		sum := sha256.Sum256([]byte(data + "\x00" + c.Listen + "\x00" + c.Workers.Listen))
+		sum := sha256.Sum256([]byte(strings.Join([]string{data, c.Listen, c.Workers.Listen, c.AddressFile, c.Fleet.PoP}, "\x00")))
 		dir = filepath.Join(os.TempDir(), "nearkey-"+strconv.Itoa(os.Getuid())+"-"+hex.EncodeToString(sum[:6]))
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {

@@ -89,10 +89,14 @@ func (s *service) openWorkers(ctx context.Context, tier *edge.Tier, authority au
 	}
 	w.host = host.New(config)
 	s.work = append(s.work, w.runtime.Run, w.host.Run)
+	err = w.runtime.Ready() // takes the folder, before anything in it is
+	if errors.Is(err, workerd.ErrInUse) {
+		return nil, usagef("%s: %w; give this one another directory with --data", dir, err)
+	}
 	if err := w.attend(ctx, dir, tier, rules); err != nil {
 		return nil, err
 	}
-	if err := w.runtime.Ready(); err != nil {
+	if err != nil {
 		s.logger.Warn("Workers do not run; everything else does", "reason", err,
 			"remedy", "install the npm package workerd, and name its binary with --workers-runtime, or put it into PATH")
 	}

@@ -199,6 +199,7 @@ type script struct {
 	bindings []map[string]any
 	date     string
 	flags    []string
+	keep     []string // types of bindings of the version before
 }
 
 // form is the upload form of a script.
@@ -209,7 +210,7 @@ func (s script) form(t *testing.T) (kind string, body []byte) {
 	}
 	metadata, err := json.Marshal(map[string]any{
 		"main_module": "index.js", "compatibility_date": s.date, "compatibility_flags": s.flags,
-		"bindings": append([]map[string]any{}, s.bindings...),
+		"bindings": append([]map[string]any{}, s.bindings...), "keep_bindings": s.keep,
 	})
 	if err != nil {
 		t.Fatal(err)
