@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -13,8 +14,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/process"
@@ -187,19 +186,16 @@ func TestNoMoreFiles(t *testing.T) {
 	if a := w.get("none", "/"); a.status != 404 { // the connection is kept
 		t.Fatal(a)
 	}
-	limit := func(to uint64) (before uint64) {
+	prlimit := func(args ...string) string {
 		t.Helper()
-		var old unix.Rlimit
-		err := unix.Prlimit(w.Pid(), unix.RLIMIT_NOFILE, nil, &old)
-		if err == nil {
-			err = unix.Prlimit(w.Pid(), unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: to, Max: old.Max}, nil)
-		}
+		out, err := exec.CommandContext(t.Context(), "prlimit", append([]string{"--pid", strconv.Itoa(w.Pid())}, args...)...).CombinedOutput()
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%v: %s", err, out)
 		}
-		return old.Cur
+		return strings.TrimSpace(string(out))
 	}
-	before := limit(w.files(2))
+	before := prlimit("--nofile", "--output", "SOFT", "--noheadings", "--raw")
+	prlimit(fmt.Sprintf("--nofile=%d:", w.files(2)))
 	eventually(t, "it says that it cannot be started", func() bool {
 		a := w.get("starts", "/")
 		return a.status == http.StatusServiceUnavailable && strings.Contains(a.body, "the Worker cannot be started")
@@ -210,7 +206,7 @@ func TestNoMoreFiles(t *testing.T) {
 	} else {
 		t.Logf("%d %+v", status, e.Errors)
 	}
-	limit(before)
+	prlimit("--nofile=" + before + ":")
 	nearkeytest.Eventually(t, "it starts", func() error {
 		if a := w.get("starts", "/"); a.status != 200 {
 			return fmt.Errorf("%d %q", a.status, a.body)
