@@ -308,9 +308,10 @@ func TestLogNamesTheWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "worker=shop version=" + version
-	for end := time.Now().Add(10 * time.Second); !strings.Contains(w.log.String(), want); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("the log has no %q: %s", want, w.log.String())
+	nearkeytest.Eventually(t, "the log names it", func() error {
+		if text := w.log.String(); !strings.Contains(text, want) {
+			return fmt.Errorf("no %q in %q", want, text)
 		}
-	}
+		return nil
+	})
 }
