@@ -23,6 +23,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nearkey/nearkey/catalog"
@@ -91,6 +92,8 @@ type Host struct {
 	ending chan struct{} // closed when Run ends
 	names  sync.Map      // by version that is in the runtime, or was not long ago: named
 
+	assetBytes atomic.Int64 // of static files that are being sent
+
 	mu      sync.Mutex // guards what follows
 	workers map[id]*worker
 	closed  bool
@@ -157,9 +160,12 @@ func (h *Host) serve(w http.ResponseWriter, r *http.Request, to target) {
 func (h *Host) run(w http.ResponseWriter, r *http.Request, to target) {
 	const tries = 3
 	for range tries {
-		version, err := h.version(r.Context(), to, r.Header)
+		version, site, err := h.version(r.Context(), to, r.Header)
 		if err != nil {
 			h.refuse(w, r, err)
+			return
+		}
+		if site != nil && (to.entrypoint == "" || site.alone) && h.serveSite(w, r, site) {
 			return
 		}
 		if h.config.Runtime.ServeEntrypoint(w, r, version, to.entrypoint) {

@@ -92,6 +92,8 @@ func binding(b catalog.WorkerBinding, modules map[string][]byte, secrets map[str
 		if b.Entrypoint != "default" {
 			made.Entrypoint = b.Entrypoint
 		}
+	case "assets":
+		made.Kind, made.Value = workerd.BindService, assetsService
 	case "text_blob":
 		made.Kind, made.Value = workerd.BindText, string(modules[b.Part])
 	case "data_blob":

@@ -16,6 +16,7 @@ func milliseconds(n int) time.Duration { return time.Duration(n) * time.Millisec
 // named is whose a version in the runtime is.
 type named struct {
 	id
+	site *site     // nil: it has no static assets
 	gone time.Time // when it was found to be no longer active; its processes may still end
 }
 
@@ -49,7 +50,7 @@ func (h *Host) Owner(token string) (accountID, worker, version string, ok bool) 
 // that name in the same account. It is for the socket workerd.Options.Services.
 func (h *Host) Services() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		of, _, ok := h.owner(r.Header.Get(workerd.HeaderToken))
+		of, version, ok := h.owner(r.Header.Get(workerd.HeaderToken))
 		name := r.Header.Get(workerd.HeaderService)
 		if !ok || name == "" {
 			plain(w, http.StatusForbidden, "a service binding is for Workers")
@@ -60,6 +61,10 @@ func (h *Host) Services() http.Handler {
 		}
 		if client := r.Header.Get("CF-Connecting-IP"); client != "" {
 			r.RemoteAddr = client // who asked the first Worker asks this one
+		}
+		if name == assetsService {
+			h.serveBinding(w, r, version)
+			return
 		}
 		h.run(w, r, target{worker: id{of.account, name}, entrypoint: r.Header.Get(workerd.HeaderEntrypoint)})
 	})

@@ -34,7 +34,8 @@ type worker struct {
 type active struct {
 	record *catalog.PublishedWorker
 	shares []catalog.Share
-	traced bool // its events are wanted
+	sites  map[string]*site // static assets, by version that has them
+	traced bool             // its events are wanted
 }
 
 // flight is a preparation that several requests may wait for.
@@ -43,22 +44,23 @@ type flight struct {
 	err  error // once done
 }
 
-// version chooses the version that answers a request. After a deploy it waits a
-// moment for the new one.
-func (h *Host) version(ctx context.Context, to target, header http.Header) (string, error) {
+// version chooses the version that answers a request, and its static assets, if it
+// has any. After a deploy it waits a moment for the new one.
+func (h *Host) version(ctx context.Context, to target, header http.Header) (string, *site, error) {
 	wk := h.worker(to.worker)
 	record, err := h.config.Records.Worker(ctx, to.worker.account, to.worker.name)
 	if errors.Is(err, catalog.ErrNotFound) {
 		h.unload(wk)
-		return "", err
+		return "", nil, err
 	}
 	wk.used.Store(h.config.Now().UnixNano())
 	a := wk.active.Load()
 	switch {
 	case a != nil && (err != nil || a.record == record):
-		return choose(a, to.worker.name, header), nil
+		version, site := chosen(a, to.worker.name, header)
+		return version, site, nil
 	case err != nil:
-		return "", err
+		return "", nil, err
 	}
 	f := h.prepare(ctx, wk, record)
 	if a == nil {
@@ -70,20 +72,21 @@ func (h *Host) version(ctx context.Context, to target, header http.Header) (stri
 }
 
 // await waits for a preparation and returns what is ready then, or when it is late.
-func (h *Host) await(ctx context.Context, wk *worker, f *flight, late <-chan time.Time, to target, header http.Header) (string, error) {
+func (h *Host) await(ctx context.Context, wk *worker, f *flight, late <-chan time.Time, to target, header http.Header) (string, *site, error) {
 	select {
 	case <-f.done:
 	case <-late:
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return "", nil, ctx.Err()
 	}
 	if a := wk.active.Load(); a != nil {
-		return choose(a, to.worker.name, header), nil
+		version, site := chosen(a, to.worker.name, header)
+		return version, site, nil
 	}
 	if f.err != nil {
-		return "", f.err
+		return "", nil, f.err
 	}
-	return "", fmt.Errorf("worker %s: %w", to.worker.name, catalog.ErrNotFound) // deleted meanwhile
+	return "", nil, fmt.Errorf("worker %s: %w", to.worker.name, catalog.ErrNotFound) // deleted meanwhile
 }
 
 // Headers by which a client chooses among versions that are deployed at once.
@@ -91,6 +94,12 @@ const (
 	headerOverrides = "Cloudflare-Workers-Version-Overrides" // name="version", name="version"
 	headerKey       = "Cloudflare-Workers-Version-Key"       // requests with one key get one version
 )
+
+// chosen is the version that is chosen, and its static assets, if it has any.
+func chosen(a *active, name string, header http.Header) (string, *site) {
+	version := choose(a, name, header)
+	return version, a.sites[version]
+}
 
 // choose divides the requests of a Worker by the percentages of its versions.
 func choose(a *active, name string, header http.Header) string {
@@ -239,15 +248,15 @@ func (h *Host) become(ctx context.Context, wk *worker, record *catalog.Published
 		}
 		added = append(added, s)
 	}
-	traced := len(h.tails(record)) > 0
+	made := &active{record: record, shares: record.Versions, sites: h.sites(record.Versions), traced: len(h.tails(record)) > 0}
 	for _, s := range record.Versions {
-		if traced != (was != nil && was.traced && has(old, s.VersionID)) {
+		if traced := made.traced; made.runs(s.VersionID) && traced != (was != nil && was.traced && has(old, s.VersionID)) {
 			if err := h.config.Runtime.Trace(ctx, s.VersionID, traced); err != nil {
 				h.config.Logger.WarnContext(ctx, "follow a Worker", "worker", wk.id.name, "on", traced, "error", err)
 			}
 		}
 	}
-	h.activate(wk, was, &active{record: record, shares: record.Versions, traced: traced})
+	h.activate(wk, was, made)
 	return nil
 }
 
@@ -275,6 +284,14 @@ func (h *Host) load(ctx context.Context, wk *worker, version string, start bool)
 	if err != nil {
 		return err
 	}
+	site, err := h.newSite(ctx, of.account, manifest)
+	if err != nil {
+		return err
+	}
+	if site != nil && site.alone {
+		h.names.Store(version, named{id: of, site: site})
+		return nil
+	}
 	modules := make(map[string][]byte, len(manifest.Modules))
 	for _, m := range manifest.Modules {
 		if modules[m.Name], err = h.config.Records.Module(ctx, m.Hash); err != nil {
@@ -290,7 +307,7 @@ func (h *Host) load(ctx context.Context, wk *worker, version string, start bool)
 		return err
 	}
 	w.Name, w.Version, w.Label, w.Tally = version, version, of.name, &wk.tally
-	h.names.Store(version, named{id: of})
+	h.names.Store(version, named{id: of, site: site})
 	if !start {
 		return h.config.Runtime.Load(w)
 	}
@@ -361,11 +378,14 @@ func (h *Host) sweep(ctx context.Context) {
 
 // untrace stops following a Worker, unless it has become another meanwhile.
 func (h *Host) untrace(ctx context.Context, wk *worker, a *active) {
-	quiet := &active{record: a.record, shares: a.shares}
+	quiet := &active{record: a.record, shares: a.shares, sites: a.sites}
 	if !wk.active.CompareAndSwap(a, quiet) {
 		return
 	}
 	for _, s := range a.shares {
+		if !a.runs(s.VersionID) {
+			continue
+		}
 		if err := h.config.Runtime.Trace(ctx, s.VersionID, false); err != nil {
 			h.config.Logger.WarnContext(ctx, "stop following a Worker", "worker", wk.id.name, "error", err)
 		}
@@ -384,7 +404,7 @@ func (h *Host) loaded() []*worker {
 
 // Scheduled calls the scheduled handler of a Worker.
 func (h *Host) Scheduled(ctx context.Context, accountID, name, cron string, at time.Time) (workerd.Outcome, error) {
-	version, err := h.version(ctx, target{worker: id{accountID, name}}, nil)
+	version, _, err := h.version(ctx, target{worker: id{accountID, name}}, nil)
 	if err != nil {
 		return workerd.Outcome{}, err
 	}
