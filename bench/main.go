@@ -140,7 +140,7 @@ func parse(args []string) (options, error) {
 	flags.BoolVar(&opts.full, "full", false, "also 5 million keys, 10 million copies, a busier day and half a minute of news: many minutes more")
 	flags.IntVar(&opts.rounds, "rounds", 5, "rounds of each measurement; the median counts")
 	flags.DurationVar(&opts.slice, "slice", 2*time.Second, "length of a round")
-	flags.BoolVar(&opts.first, "first", true, "measure the latency of point reads before all else that the machine does, where that is allowed")
+	flags.BoolVar(&opts.first, "first", true, "measure the latency of point reads before all else that the machine does, and Workers before most of it, where that is allowed")
 	native := filepath.Join("node_modules", "@cloudflare", "workerd-"+runtime.GOOS+"-"+map[string]string{"amd64": "64", "arm64": "arm64"}[runtime.GOARCH], "bin", "workerd")
 	flags.StringVar(&opts.workerd, "workerd", filepath.Join("test", "workerd", native), "the binary of workerd, the runtime of Workers")
 	flags.StringVar(&opts.bundled, "bundled", filepath.Join("bench", "peers", native), "the binary of a workerd with a KV of its own; empty: no comparison")

@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/nearkey/nearkey/internal/process"
@@ -68,6 +72,7 @@ func (b *bench) workerRates(ctx context.Context) error {
 		return err
 	}
 	defer unpin()
+	defer b.goNice()()
 	t := &contest{}
 	defer t.stop()
 	if err := b.assemble(ctx, t, pinned); err != nil {
@@ -85,8 +90,7 @@ func (b *bench) workerRates(ctx context.Context) error {
 	for _, c := range t.all() {
 		b.printWorker(c)
 	}
-	b.printContest(t)
-	return nil
+	return b.printContest(t)
 }
 
 // assemble starts everything, and waits until it answers.
@@ -203,44 +207,102 @@ func (b *bench) workerRound(ctx context.Context, c *contender) (workerRound, err
 	}
 	s := *c.server
 	s.pids = slices.Concat(host, runtime)
-	before := time.Duration(0)
-	r, err := b.loop(ctx, &s, getConns, b.slice, c, func() (err error) {
-		before, err = process.CPU(runtime...)
-		return err
+	many, err := c.warm(ctx, &s, getConns)
+	if err != nil {
+		return workerRound{}, err
+	}
+	defer many.close()
+	used := time.Duration(0)
+	r, err := metered(&s, func() (int, []time.Duration, error) {
+		before, err := process.CPU(runtime...)
+		if err != nil {
+			return 0, nil, err
+		}
+		ops, latencies, err := many.closed(ctx, b.slice)
+		if err != nil {
+			return 0, nil, err
+		}
+		after, err := process.CPU(runtime...)
+		used = after - before
+		return ops, latencies, err
 	})
 	if err != nil {
 		return workerRound{}, err
 	}
-	after, err := process.CPU(runtime...)
+	if c.alone {
+		used = r.server
+	}
+	if err := many.settle(ctx); err != nil {
+		return workerRound{}, err
+	}
+	one, err := c.warm(ctx, &s, 1)
 	if err != nil {
 		return workerRound{}, err
 	}
-	one, err := b.loop(ctx, &s, 1, b.slice/4, c, func() error { return nil })
-	return workerRound{r, after - before, one.percentile(50)}, err
+	defer one.close()
+	_, latencies, err := one.closed(ctx, b.slice/4)
+	slices.Sort(latencies)
+	return workerRound{r, used, percentile(latencies, 50)}, err
 }
 
-// loop runs a closed loop of a contender's request. begin is called when it is warm.
-func (b *bench) loop(ctx context.Context, s *server, conns int, length time.Duration, c *contender, begin func() error) (round, error) {
+// warm returns a generator of a contender's request whose answers have begun to come.
+func (c *contender) warm(ctx context.Context, s *server, conns int) (*generator, error) {
 	g, err := newGenerator(s, conns, 1, func(int) (wire, want []byte) { return c.request, []byte(c.want) })
 	if err != nil {
-		return round{}, err
+		return nil, err
 	}
-	defer g.close()
-	if _, _, err := g.closed(ctx, warmUp); err != nil {
-		return round{}, err
+	_, _, err = g.closed(ctx, warmUp)
+	if err == nil {
+		err = g.settle(ctx)
 	}
-	if err := g.settle(ctx); err != nil {
-		return round{}, err
+	if err != nil {
+		g.close()
+		return nil, err
 	}
-	if err := begin(); err != nil {
-		return round{}, err
-	}
-	return metered(s, func() (int, []time.Duration, error) { return g.closed(ctx, length) })
+	return g, nil
 }
 
 // middle is the median of a property of a contender's rounds.
 func (c *contender) middle(property func(workerRound) float64) float64 {
 	return middleOf(len(c.rounds), func(i int) float64 { return property(c.rounds[i]) })
+}
+
+// goNice lets the bench, and what it starts from now on, run before most of what the
+// machine does, as they would on a machine of their own: not above the system's own
+// schedule, which decides what a switch between the processes costs.
+func (b *bench) goNice() (undo func()) {
+	if !b.first {
+		return func() {}
+	}
+	set := func(nice int) error {
+		threads, err := os.ReadDir("/proc/self/task")
+		for _, thread := range threads {
+			id, bad := strconv.Atoi(thread.Name())
+			if bad == nil {
+				bad = syscall.Setpriority(syscall.PRIO_PROCESS, id, nice)
+			}
+			if errors.Is(bad, syscall.ESRCH) {
+				bad = nil // it has ended
+			}
+			err = errors.Join(err, bad)
+		}
+		// Where the system shares among sessions first, the session has to have it.
+		group := os.WriteFile("/proc/self/autogroup", strconv.AppendInt(nil, int64(nice), 10), 0)
+		if errors.Is(group, os.ErrNotExist) {
+			group = nil
+		}
+		return errors.Join(err, group)
+	}
+	if err := set(-20); err != nil {
+		b.printf("  beside all else that the machine does (%v)\n", err)
+		return func() {}
+	}
+	b.printf("  before most of what the machine does (nice -20; -first=false: beside it)\n")
+	return func() {
+		if err := set(0); err != nil {
+			b.printf("  still before most: %v\n", err)
+		}
+	}
 }
 
 // middleOf is the median of n values.
@@ -268,7 +330,7 @@ func (b *bench) printWorker(c *contender) {
 
 // printContest prints what the contenders are to each other, by rounds that followed
 // each other.
-func (b *bench) printContest(t *contest) {
+func (b *bench) printContest(t *contest) error {
 	against := func(name string, one, other *contender) float64 {
 		n := min(len(one.rounds), len(other.rounds))
 		rate := middleOf(n, func(i int) float64 { return one.rounds[i].rate() / other.rounds[i].rate() })
@@ -276,7 +338,6 @@ func (b *bench) printContest(t *contest) {
 		b.printf("  %-24s nearkey's rate / the other's %.2f, the other's CPU / nearkey's %.2f\n", "ratio "+name, rate, cpu)
 		return rate
 	}
-	n := len(t.hello.rounds)
 	if t.getFlare != nil {
 		against("hello, Miniflare", t.hello, t.helloFlare)
 		b.atLeast("a Worker with one get: rate / Miniflare's", against("get, Miniflare", t.get, t.getFlare), targetMiniflare, "", "workerd itself, which both run, uses most of the CPU")
@@ -285,13 +346,18 @@ func (b *bench) printContest(t *contest) {
 		against("get, newer workerd's KV", t.getOnSame, t.getOwn)
 	}
 	share := func(of func(workerRound) float64) float64 {
-		return middleOf(n, func(i int) float64 { return (of(t.ten.rounds[i]) - of(t.hello.rounds[i])) / tenGets })
+		return middleOf(len(t.hello.rounds), func(i int) float64 { return (of(t.ten.rounds[i]) - of(t.hello.rounds[i])) / tenGets })
 	}
-	get := share(workerRound.hostCost)
+	get, front := share(workerRound.hostCost), t.hello.middle(workerRound.hostCost)
+	more := middleOf(len(t.hello.rounds), func(i int) float64 { return t.hello.rounds[i].cost() - t.bare.rounds[i].cost() })
 	b.printf("  %-24s CPU µs: workerd %.1f, nearkey %.1f (ten gets less none, by ten)\n", "one get", share(workerRound.runtimeCost), get)
-	front := t.hello.middle(workerRound.hostCost)
-	b.printf("  %-24s CPU µs: nearkey %.1f, and workerd %+.1f beside workerd alone on TCP\n", "one request", front,
-		middleOf(n, func(i int) float64 { return t.hello.rounds[i].runtimeCost() - t.bare.rounds[i].runtimeCost() }))
-	b.atMost("CPU of nearkey for one get of a Worker", get, targetGetCPU, "µs", "see README.md")
-	b.atMost("CPU of nearkey for one request to a Worker", front, targetFrontCPU, "µs", "see README.md")
+	b.printf("  %-24s CPU µs: nearkey %.1f; %.1f more in all than workerd alone on TCP\n", "one request", front, more)
+	system, err := systemShare(t.hello.server.pids[0])
+	if err != nil {
+		return err
+	}
+	why := fmt.Sprintf("%.0f %% of nearkey's CPU is the system's, for its calls and for the switch between the processes", 100*system)
+	b.atMost("CPU of nearkey for one get of a Worker", get, targetGetCPU, "µs", why)
+	b.atMost("CPU of nearkey for one request to a Worker", front, targetFrontCPU, "µs", why)
+	return nil
 }
