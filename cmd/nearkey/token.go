@@ -63,7 +63,8 @@ func (m *Main) tokenCreateCommand() *cobra.Command {
 		Long: `Create a token and print it on stdout. It is shown this once: the server keeps
 only a hash of it. A scope is one of
 
-  read | write                      the whole account; write includes read
+  read | write                      the whole account, its Workers too; write
+                                    includes read
   read:NAMESPACE                    one namespace, by title or id
   write:NAMESPACE:PREFIX            its keys that begin with PREFIX
 
