@@ -151,7 +151,13 @@ type envelope struct {
 // call asks the API for something of the account. The path begins behind it.
 func (w *world) call(method, path, kind string, body []byte) (int, envelope) {
 	w.t.Helper()
-	req, err := http.NewRequestWithContext(w.t.Context(), method, w.URL+"/client/v4/accounts/"+w.AccountID+path, bytes.NewReader(body))
+	return w.callWithin(w.t.Context(), method, path, kind, body)
+}
+
+// callWithin is call, for as long as ctx lasts.
+func (w *world) callWithin(ctx context.Context, method, path, kind string, body []byte) (int, envelope) {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(ctx, method, w.URL+"/client/v4/accounts/"+w.AccountID+path, bytes.NewReader(body))
 	if err != nil {
 		w.t.Fatal(err)
 	}
