@@ -47,7 +47,8 @@ func asGIF(w io.Writer, m image.Image) error  { return gif.Encode(w, m, nil) }
 // TestImages: what was uploaded is served byte for byte, as what it is.
 func TestImages(t *testing.T) {
 	t.Parallel()
-	p := copyProject(t, "images")
+	p := deploy(t, "images")
+	worker("images").do(t, http.MethodPut, "/a.png", "x", "Authorization: Bearer undefined").want(t, http.StatusUnauthorized, "") // no secret yet
 	p.wrangler(t, "deploy", "--secrets-file", p.file(t, ".secrets", "UPLOAD_TOKEN=one-two-three\n"))
 	images := worker("images")
 	const admin = "Authorization: Bearer one-two-three"

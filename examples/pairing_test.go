@@ -109,6 +109,15 @@ func TestPairing(t *testing.T) {
 		}
 		last = now
 	}
+	// Of five, two meet again at least, and not more.
+	last = draw(many[:5]...)
+	for range 5 {
+		now := draw(many[:5]...)
+		if n := now.again(last); n != 1 {
+			t.Errorf("%d meet again, want 1:\n%q\n%q", n, last.Groups, now.Groups)
+		}
+		last = now
+	}
 	// Those who have no choice.
 	for _, names := range [][]string{{"ada", "bob"}, {"ada", "bob"}, {"ada", "bob", "cem"}, {"ada"}} {
 		last = draw(names...)

@@ -78,6 +78,7 @@ func TestTranslations(t *testing.T) {
 	in("fr", "it, de;q=0, fr;q=0.2", ">Nouvelles<")
 	in("en", "en-GB, de;q=0.9", ">Street<")
 	in("en", "it", ">Street<")
+	in("en", "it, de;q=0", ">Street<")
 
 	// The page is not the original any more, and says so to caches.
 	a := news.get(t, "/", "Accept-Language: de", `If-None-Match: "original"`, "Range: bytes=0-3").want(t, http.StatusOK, ">Straße<")
