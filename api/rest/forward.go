@@ -74,6 +74,10 @@ func (c *call) limitPassed() (time.Duration, error) {
 	switch c.route.kind {
 	case routeScript, routeScriptContent, routeScriptSettings, routeScriptVersions:
 		return forwardUploadTimeout, c.body.limit(scriptFormBytes, scriptTooLarge)
+	case routeScriptAssets:
+		return forwardUploadTimeout, c.body.limit(maxAssetListBytes, assetListTooLong)
+	case routeAssetsUpload:
+		return forwardUploadTimeout, c.body.limit(assetFormBytes, assetFormTooLong)
 	}
 	return forwardTimeout, c.body.limit(controlBodyBytes, controlBodyTooLong)
 }

@@ -58,6 +58,7 @@ const (
 	routeScriptSchedules
 	routeScriptReferences
 	routeScriptAssets
+	routeAssetsUpload
 	routeWorkerService
 	routeWorkerObject
 	routeWorkerLatest
@@ -86,7 +87,7 @@ func (k routeKind) String() string {
 		"script/versions", "script/version", "script/deployments", "script/deployment",
 		"script/secrets", "script/secret", "script/secrets-bulk", "script/subdomain",
 		"script/routes", "script/domains/records", "script/domains/changeset", "script/schedules",
-		"script/references", "script/assets-upload-session", "service", "worker", "worker/versions/latest",
+		"script/references", "script/assets-upload-session", "assets/upload", "service", "worker", "worker/versions/latest",
 		"subdomain", "subdomains", "domains", "domain", "durable_objects/namespaces", "tails/by-consumer",
 		"script/tails", "script/tail", "script/tail/socket", "script/tail/events",
 		"script/schedules/run", "script/schedules/runs",

@@ -36,7 +36,7 @@ func (b *sentBinding) empty() bool {
 	return b.Text == nil && b.JSON == nil && b.NamespaceID == "" && b.Service == "" && b.Part == ""
 }
 
-const supportedBindings = "plain_text, json, secret_text, kv_namespace, service, text_blob, data_blob, wasm_module and version_metadata"
+const supportedBindings = "plain_text, json, secret_text, kv_namespace, service, text_blob, data_blob, wasm_module, assets and version_metadata"
 
 // scriptIdentifier is what can be a global variable, which is what bindings are in
 // the service worker format.
@@ -90,7 +90,7 @@ func (r *resolver) add(ctx context.Context, b *sentBinding) error {
 	if err := r.checkName(b.Name); err != nil {
 		return err
 	}
-	if b.Type == "inherit" || r.byName && b.empty() && b.Type != "version_metadata" {
+	if b.Type == "inherit" || r.byName && b.empty() && b.Type != "version_metadata" && b.Type != "assets" {
 		return r.inherit(ctx, b)
 	}
 	made := catalog.WorkerBinding{Name: b.Name, Type: b.Type}
@@ -117,7 +117,7 @@ func (r *resolver) add(ctx context.Context, b *sentBinding) error {
 		made.Service, made.Entrypoint, err = b.Service, b.Entrypoint, r.service(ctx, b)
 	case "text_blob", "data_blob", "wasm_module":
 		made.Part, err = b.Part, r.part(b)
-	case "version_metadata":
+	case "version_metadata", "assets":
 	default:
 		return badUpload("binding %s of type %s is not supported by this server. It supports %s.", b.Name, shown(b.Type), supportedBindings)
 	}

@@ -28,6 +28,9 @@ func newWorkers(cfg *Workers) *workers {
 
 // check starts a version once. That it does not start is a failure for the client.
 func (w *workers) check(ctx context.Context, b Bundle) (Started, error) {
+	if b.Manifest.Main == "" { // static assets alone
+		return Started{}, nil
+	}
 	select {
 	case w.checks <- struct{}{}:
 		defer func() { <-w.checks }()

@@ -69,6 +69,8 @@ func parseWorkersRoute(r route, path string) (route, bool) {
 		r.kind, r.id = routeWorkersDomain, tail
 	case head == "domains" && first != "" && !deeper:
 		r.kind, r.id = routeWorkersDomain, first
+	case path == "assets/upload":
+		r.kind = routeAssetsUpload
 	case path == "durable_objects/namespaces":
 		r.kind = routeWorkersObjects
 	case head == "tails" && first == "by-consumer" && tail != "":
@@ -202,7 +204,8 @@ func (e *endpoints) addWorkers() {
 	}
 	e[routeScriptSecretsBulk] = endpoint{patch: writes("patch secrets", (*Server).patchSecrets)}
 	e[routeScriptReferences] = endpoint{get: reads("get references", (*Server).getReferences)}
-	e[routeScriptAssets] = endpoint{post: writes("upload assets", (*Server).refuseAssets)}
+	e[routeScriptAssets] = endpoint{post: writes("begin upload of assets", (*Server).beginAssets)}
+	e[routeAssetsUpload] = endpoint{post: &operation{name: "upload assets", serve: (*Server).uploadAssets}}
 	e[routeWorkerService] = endpoint{
 		get: reads("get service", (*Server).getService),
 		del: writes("delete service", (*Server).deleteService),

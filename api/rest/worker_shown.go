@@ -64,7 +64,7 @@ func newShownScript(w *catalog.Worker, v *catalog.WorkerVersion) shownScript {
 	show := shownScript{ID: w.Name, Tag: w.ID, Etag: m.Etag, shownRuntime: newShownRuntime(m), shownSettings: newShownSettings(w.Settings),
 		Handlers: append([]string{}, m.Handlers...), NamedHandlers: []shownHandlers{},
 		Created: stampOf(w.Created), Modified: stampOf(w.Modified), LastDeployedFrom: lastDeployedFrom,
-		HasModules: !m.ServiceWorker, StartupMillis: m.StartupMillis, EntryPoint: m.Main,
+		HasAssets: m.Assets != nil, HasModules: m.Main != "" && !m.ServiceWorker, StartupMillis: m.StartupMillis, EntryPoint: m.Main,
 		DeploymentID: strings.ReplaceAll(v.ID, "-", "")}
 	for _, name := range m.NamedHandlers {
 		show.NamedHandlers = append(show.NamedHandlers, shownHandlers{name, []string{}})

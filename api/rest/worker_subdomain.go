@@ -188,8 +188,3 @@ func (s *Server) getReferences(ctx context.Context, c *call) error {
 func (s *Server) listNothing(_ context.Context, c *call) error {
 	return c.give([]any{}, newPageInfo(1, defaultPerPage, 0, 0))
 }
-
-// refuseAssets serves POST …/scripts/{name}/assets-upload-session.
-func (s *Server) refuseAssets(context.Context, *call) error {
-	return badUpload("This server does not support static assets. Serve files from a KV namespace, for instance with a [site] section.")
-}

@@ -129,8 +129,6 @@ func TestWorkerReferences(t *testing.T) {
 	w.at("GET", "scripts/a/references").is(`{"dispatch_outbounds":[],"durable_objects":[],"services":{"incoming":[{"service":"b","environment":"production","name":"A"}],"outgoing":[],"pages_function":false}}`)
 	w.at("GET", "tails/by-consumer/a").is("[]")
 	w.at("GET", "durable_objects/namespaces?per_page=1000&page=1").is("[]")
-	w.at("POST", "scripts/a/assets-upload-session", `{"manifest":{}}`).fails(400, 10021,
-		"This server does not support static assets. Serve files from a KV namespace, for instance with a [site] section.")
 	w.at("DELETE", "services/a?force=false").fails(400, 10064,
 		"Cannot delete this Worker as it is still referenced by service bindings of the Worker 'b'. Delete them first, or use force.")
 	w.at("DELETE", "services/a?force=true").is("null")

@@ -28,7 +28,8 @@ type sentMetadata struct {
 	Logpush       *bool                      `json:"logpush"`
 	Observability json.RawMessage            `json:"observability"`
 	TailConsumers json.RawMessage            `json:"tail_consumers"`
-	Assets        json.RawMessage            `json:"assets"`
+	Assets        *sentAssets                `json:"assets"`
+	KeepAssets    bool                       `json:"keep_assets"`
 	Migrations    json.RawMessage            `json:"migrations"`
 	Containers    json.RawMessage            `json:"containers"`
 	Exports       map[string]json.RawMessage `json:"exports"`
@@ -66,7 +67,7 @@ func parseMetadata(text []byte) (*sentMetadata, error) {
 		return nil, badUpload("The metadata is not JSON.")
 	}
 	for what, raw := range map[string]json.RawMessage{
-		"static assets": m.Assets, "Durable Objects (migrations)": m.Migrations, "containers": m.Containers,
+		"Durable Objects (migrations)": m.Migrations, "containers": m.Containers,
 	} {
 		if isSet(raw) {
 			return nil, badUpload("This server does not support %s. It runs Workers of modules or scripts with bindings of type %s.", what, supportedBindings)
@@ -100,6 +101,8 @@ func (m *sentMetadata) main(up *script) (name string, isScript bool, err error) 
 	switch {
 	case m.MainModule != "" && m.BodyPart != "":
 		return "", false, badUpload("The metadata names a main_module and a body_part: please specify one of them.")
+	case m.MainModule == "" && m.BodyPart == "" && m.hasAssets() && len(up.modules) == 0:
+		return "", false, nil // static assets alone
 	case m.MainModule == "" && m.BodyPart == "":
 		return "", false, badUpload("The metadata must name the main_module or the body_part.")
 	}
@@ -157,7 +160,12 @@ func (s *Server) upload(c *call, name string) (*change, error) {
 				keep: m.KeepBindings, strict: inherit == "strict", globals: base.ServiceWorker}
 			made := base
 			var err error
-			made.Bindings, err = r.resolve(ctx, m.Bindings)
+			if made.Assets, err = s.versionAssets(c, name, m, now.latest); err != nil {
+				return made, nil, err
+			}
+			if made.Bindings, err = r.resolve(ctx, m.Bindings); err == nil {
+				err = checkAssets(&made)
+			}
 			return made, r.secrets, err
 		}}, nil
 }
