@@ -324,6 +324,39 @@ func TestStopUnderLoad(t *testing.T) {
 	w.begin()
 }
 
+// A Worker that does not end, and a process that is stopped, keep no server from
+// ending in time.
+func TestStopInTime(t *testing.T) {
+	t.Parallel() // it waits, mostly
+	w := start(t)
+	w.deploy("endless", script{code: `export default { async fetch() { await scheduler.wait(3600000); return new Response("late"); } }`})
+	w.deploy("stopped", says("ok", 0))
+	w.want("stopped", "/", "ok")
+	if err := syscall.Kill(w.running()[0], syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		if a, err := do(t.Context(), http.MethodGet, w.workers, "endless."+w.domain, "/", ""); err == nil && a.status == 200 {
+			t.Errorf("%d %q", a.status, a.body)
+		}
+	}()
+	eventually(t, "it is asked", func() bool { return len(w.running()) == 2 })
+	pids := w.running()
+	if err := w.Stop(); err != nil {
+		t.Error(err)
+	}
+	<-asked
+	if anyRuns(pids) {
+		t.Error("processes of Workers are left")
+	}
+	if left := w.sockets(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	w.begin()
+}
+
 // sockets finds what the runtime keeps in its folder.
 func (w *world) sockets() []string {
 	w.t.Helper()
