@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,6 +66,7 @@ func onOwnThread(f func()) {
 // confine starts the command with as little as the kernel lets us give it. It
 // restricts the thread that it runs on for ever.
 func confine(command func() *exec.Cmd, dir string, opts *Options, shared *atomic.Bool) (*exec.Cmd, error) {
+	disinherit()
 	cmd := command()
 	if err := restrict(cmd.Path, dir); err != nil {
 		return nil, err
@@ -88,6 +90,13 @@ func confine(command func() *exec.Cmd, dir string, opts *Options, shared *atomic
 	cmd = command()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	return cmd, cmd.Start()
+}
+
+// disinherit keeps what this process got open from whoever started it, and what a
+// library opened carelessly, from those that it starts. Kernels before 5.11 cannot.
+func disinherit() {
+	const closeRange, onExec = 436, 1 << 2
+	_, _, _ = syscall.RawSyscall(closeRange, 3, math.MaxInt32, onExec)
 }
 
 // What the kernel's Landlock calls rights, and its calls.

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -63,6 +64,31 @@ func TestConfinement(t *testing.T) {
 }
 
 // The thread that was restricted is gone with its process: ours may do all.
+// What the server inherited open, from a shell or a supervisor, a Worker's process
+// does not get.
+func TestNothingIsInherited(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "open")
+	fd, err := syscall.Open(file, syscall.O_CREAT|syscall.O_WRONLY, 0o600) // not closed on exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Close(fd) }()
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := "echo written >&" + strconv.Itoa(fd)
+	if out, err := exec.Command(bash, "-c", write).CombinedOutput(); err != nil {
+		t.Fatalf("control: %v %s", err, out)
+	}
+	if got := confined(t, Options{}, bash, "-c", write); !strings.Contains(got, "Bad file descriptor") {
+		t.Errorf("a Worker's process has a file of the server: %q", got)
+	}
+	if content, err := os.ReadFile(file); err != nil || string(content) != "written\n" {
+		t.Errorf("%q %v", content, err)
+	}
+}
+
 func TestConfinementIsTheThreads(t *testing.T) {
 	cat, err := exec.LookPath("cat")
 	if err != nil {
