@@ -49,6 +49,7 @@ const (
 	prepareTimeout = 30 * time.Second
 	retryAfter     = 2 * time.Second // after a version did not start here
 	sweepEvery     = 5 * time.Second
+	tellEvery      = time.Second // why requests are refused
 )
 
 // A Delivery is an event of a Worker's invocation on its way to those who follow
@@ -90,6 +91,7 @@ type Host struct {
 	jobs   sync.WaitGroup // preparations; added to under mu, while not closed
 	wake   chan struct{}
 	ending chan struct{} // closed when Run ends
+	told   atomic.Int64  // when it was last logged that a request is refused, ns since 1970
 	names  sync.Map      // by version that is in the runtime, or was not long ago: named
 
 	assetBytes atomic.Int64 // of static files that are being sent
@@ -184,14 +186,23 @@ func (h *Host) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, catalog.ErrNotFound):
 		plain(w, http.StatusNotFound, "there is no Worker at "+hostOf(r.Host))
 	case errors.Is(err, kv.ErrUnavailable):
-		h.config.Logger.WarnContext(r.Context(), "find a Worker", "host", r.Host, "error", err)
+		h.tell(r, slog.LevelWarn, "find a Worker", err)
 		w.Header().Set("Retry-After", "1")
 		plain(w, http.StatusServiceUnavailable, "what is known of this host cannot be read at the moment")
 	default:
-		h.config.Logger.ErrorContext(r.Context(), "prepare a Worker", "host", r.Host, "error", err)
+		h.tell(r, slog.LevelError, "prepare a Worker", err)
 		w.Header().Set("Retry-After", "1")
 		plain(w, http.StatusServiceUnavailable, "the Worker cannot be started here; the server's log says why")
 	}
+}
+
+// tell logs why a request is refused; of many at once it is one line.
+func (h *Host) tell(r *http.Request, level slog.Level, doing string, err error) {
+	now, told := h.config.Now().UnixNano(), h.told.Load()
+	if since := time.Duration(now - told); since >= 0 && since < tellEvery || !h.told.CompareAndSwap(told, now) {
+		return
+	}
+	h.config.Logger.Log(r.Context(), level, doing, "host", r.Host, "error", err)
 }
 
 // plain answers with a line of text.

@@ -214,7 +214,7 @@ func (h *Host) prepare(ctx context.Context, wk *worker, record *catalog.Publishe
 		wk.failed, wk.err = nil, nil
 		if err != nil {
 			wk.failed, wk.err, wk.retryAt = record, err, h.config.Now().Add(retryAfter)
-			if ctx.Err() == nil {
+			if !errors.Is(ctx.Err(), context.Canceled) { // the host has not ended
 				h.config.Logger.ErrorContext(ctx, "prepare a Worker", "worker", wk.id.name, "account", wk.id.account, "error", err)
 			}
 		}
