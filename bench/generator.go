@@ -26,6 +26,7 @@ type generator struct {
 	epoll  int
 	links  []*link
 	events []syscall.EpollEvent
+	status int // of every answer
 }
 
 // link is one connection of a generator.
@@ -47,7 +48,7 @@ func newGenerator(s *server, conns, depth int, request func(i int) (wire, want [
 	if err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	g := &generator{epoll: epoll, events: make([]syscall.EpollEvent, conns)}
+	g := &generator{epoll: epoll, events: make([]syscall.EpollEvent, conns), status: 200}
 	for i := range conns {
 		wire, want := request(i)
 		fd, err := connect(s.addr)
@@ -108,7 +109,7 @@ func (g *generator) closed(ctx context.Context, length time.Duration) (ops int, 
 		now = time.Now()
 		for _, e := range ready {
 			l := g.links[e.Fd]
-			n, err := l.receive()
+			n, err := l.receive(g.status)
 			if err != nil {
 				return 0, nil, err
 			}
@@ -140,7 +141,7 @@ func (g *generator) settle(ctx context.Context) error {
 			return err
 		}
 		for _, e := range ready {
-			if _, err := g.links[e.Fd].receive(); err != nil {
+			if _, err := g.links[e.Fd].receive(g.status); err != nil {
 				return err
 			}
 		}
@@ -177,7 +178,7 @@ func (g *generator) open(ctx context.Context, rate float64, length time.Duration
 		}
 		for _, e := range ready {
 			l := g.links[e.Fd]
-			if _, err := l.receive(); err != nil {
+			if _, err := l.receive(g.status); err != nil {
 				return nil, nil, err
 			}
 			if l.left == 0 {
@@ -213,7 +214,7 @@ func (l *link) send(due time.Time) error {
 }
 
 // receive reads what is there and returns how many answers became complete.
-func (l *link) receive() (answers int, err error) {
+func (l *link) receive(status int) (answers int, err error) {
 	n, err := syscall.Read(l.fd, l.buf[l.end:])
 	if err == syscall.EAGAIN || err == syscall.EINTR {
 		return 0, nil
@@ -224,7 +225,7 @@ func (l *link) receive() (answers int, err error) {
 	l.end += n
 	next := 0
 	for next < l.end {
-		size, err := l.whole(l.buf[next:l.end])
+		size, err := l.whole(l.buf[next:l.end], status)
 		if err != nil {
 			return 0, err
 		}
@@ -243,7 +244,7 @@ func (l *link) receive() (answers int, err error) {
 
 // whole returns the size of the answer at the beginning of b, zero if it is not
 // yet complete.
-func (l *link) whole(b []byte) (int, error) {
+func (l *link) whole(b []byte, want int) (int, error) {
 	head := bytes.Index(b, []byte("\r\n\r\n"))
 	if head < 0 {
 		return 0, nil
@@ -253,7 +254,7 @@ func (l *link) whole(b []byte) (int, error) {
 		return 0, err
 	}
 	end := head + 4 + length
-	if chunked || status != 200 || length != len(l.want) {
+	if chunked || status != want || length != len(l.want) {
 		return 0, fmt.Errorf("status %d, %d bytes: %.300s", status, length, b)
 	}
 	if end > len(b) {

@@ -33,7 +33,7 @@ func TestWorkersParts(t *testing.T) {
 		run  func(*bench, context.Context) error
 		want []string
 	}{
-		{(*bench).workerRates, []string{"nearkey, hello", "workerd alone, hello", "Miniflare, get", "ratio get, Miniflare", "one get", "one request"}},
+		{(*bench).workerRates, []string{"nearkey, hello", "nearkey, no Worker", "workerd alone, hello", "Miniflare, get", "ratio get, Miniflare", "one get", "one request"}},
 		{(*bench).deploys, []string{"upload to first answer", "tried before, to answer", "2 Workers, idle", "2 processes of workerd", "GET and POST: 0 errors"}},
 	} {
 		out.Reset()
