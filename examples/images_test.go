@@ -13,10 +13,12 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/nearkey/nearkey/client"
 	"github.com/nearkey/nearkey/internal/nearkeytest"
 )
 
@@ -101,13 +103,35 @@ func TestImages(t *testing.T) {
 	shown("/cats/tom.png", other, "image/png")
 
 	imageLimits(t, images, admin)
-	var list struct{ Images []struct{ Name, Type string } }
-	images.get(t, "/", admin).want(t, http.StatusOK, "").into(t, &list)
-	if len(list.Images) != 5 || list.Images[1].Name != "cats/tom.png" || list.Images[1].Type != "image/png" {
-		t.Errorf("the images are %+v", list.Images)
-	}
+	imageListing(t, images, admin)
 	images.do(t, http.MethodDelete, "/cats/tom.png", "", admin).want(t, http.StatusNoContent, "")
 	nearkeytest.Eventually(t, "the image is gone", func() error { return statusOf(images.get(t, "/cats/tom.png"), http.StatusNotFound) })
+}
+
+// imageListing lists the five images that there are, and then more than a page.
+func imageListing(t *testing.T, images site, admin string) {
+	var list struct {
+		Images []struct{ Name, Type string }
+		Cursor string
+	}
+	images.get(t, "/", admin).want(t, http.StatusOK, "").into(t, &list)
+	if len(list.Images) != 5 || list.Images[1].Name != "cats/tom.png" || list.Images[1].Type != "image/png" || list.Cursor != "" {
+		t.Errorf("the images are %+v", list)
+	}
+	more := make([]client.Pair, 96)
+	for i := range more {
+		more[i].Key = fmt.Sprintf("many/%02d.png", i)
+	}
+	_, err := shared.kv.PutMany(t.Context(), namespaceOf(t, "images-images").id, more)
+	check(t, err)
+	images.get(t, "/", admin).want(t, http.StatusOK, "").into(t, &list)
+	if len(list.Images) != 100 || list.Cursor == "" {
+		t.Fatalf("a page has %d images, and the cursor is %q", len(list.Images), list.Cursor)
+	}
+	images.get(t, "/?cursor="+url.QueryEscape(list.Cursor), admin).want(t, http.StatusOK, "").into(t, &list)
+	if len(list.Images) != 1 || list.Images[0].Name != "many/95.png" {
+		t.Errorf("the last page is %+v", list.Images)
+	}
 }
 
 // imageLimits sends what is too large, what is no image, and what is nobody's.

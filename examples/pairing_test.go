@@ -144,6 +144,11 @@ func TestPairing(t *testing.T) {
 	if len(all) != drawn || all[len(all)-1].Name != last.Time {
 		t.Errorf("%d rounds are %+v, want %d", len(all), all, drawn)
 	}
+	for _, k := range people.keys(t, "") {
+		if expires := k.Expiration != 0; expires != strings.HasPrefix(k.Name, "round/") {
+			t.Errorf("%s expires at %d", k.Name, k.Expiration)
+		}
+	}
 	if history := p.nearkey(t, "cron", "history", "pairing"); !strings.Contains(history, "0 9 * * MON") {
 		t.Errorf("the history does not name the trigger:\n%s", history)
 	}

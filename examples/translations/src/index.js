@@ -21,10 +21,8 @@ export default {
 	/**
 	 * @param {Request} request
 	 * @param {Env} env
-	 * @param {ExecutionContext} ctx
 	 */
-	async fetch(request, env, ctx) {
-		ctx.passThroughOnException(); // rather English than nothing
+	async fetch(request, env) {
 		const response = await fetch(unconditional(request));
 		if (!response.headers.get("Content-Type")?.startsWith("text/html")) {
 			return response;
@@ -80,6 +78,7 @@ async function translation(namespace, accepted) {
 				}
 			}
 		} catch (error) {
+			// Rather English than nothing.
 			console.error(`no translation to ${tags}: ${error}`);
 		}
 	}
