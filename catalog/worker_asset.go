@@ -110,12 +110,21 @@ func (c *Catalog) BeginAssets(ctx context.Context, accountID string, files Asset
 	for _, a := range files {
 		ids[assetID(accountID, a.Hash)] = true
 	}
+	lost, err := c.lostAssets(ctx, accountID, ids)
+	if err != nil {
+		return "", nil, failure(ctx, doing, err)
+	}
 	err = c.change(ctx, doing, nil, func(tx *sql.Tx) error {
 		if err := one(ctx, tx, `update worker_modules set touched = $1 where hash = $2 and stored = 1`, stored(c.now()), set); err != nil {
 			return absentIs(ErrConflict, err)
 		}
 		for chunk := range slices.Chunk(slices.Sorted(maps.Keys(ids)), assetRows) {
 			if err := insertAssets(ctx, tx, set, chunk); err != nil {
+				return err
+			}
+		}
+		for chunk := range slices.Chunk(lost, assetRows) {
+			if err := noteLost(ctx, tx, chunk); err != nil {
 				return err
 			}
 		}
@@ -128,6 +137,54 @@ func (c *Catalog) BeginAssets(ctx context.Context, accountID string, files Asset
 		return err
 	})
 	return set, missing, err
+}
+
+// lostAssets returns those of some files of which the database says that they are
+// stored and that are not: a store can be another than it was.
+func (c *Catalog) lostAssets(ctx context.Context, accountID string, ids map[string]bool) ([]string, error) {
+	s := c.modules.Load()
+	left := map[string]bool{}
+	for chunk := range slices.Chunk(slices.Sorted(maps.Keys(ids)), assetRows) {
+		places, args := inList(chunk)
+		// Asked for first: what is stored from here on is not lost.
+		stored, err := keysOf(ctx, c.db.read, strings.Clone, `select hash from worker_modules where stored = 1 and hash in (`+places+`)`, args...)
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range stored {
+			left[id] = true
+		}
+	}
+	opts := kv.ListOptions{Prefix: moduleKey(assetID(accountID, ""))}
+	for more := len(left) > 0; more; {
+		page, err := s.store.List(ctx, Workers, opts)
+		if err != nil {
+			return nil, fmt.Errorf("look for static files: %w", err)
+		}
+		for i := range page.Keys {
+			if !page.Keys[i].Record.Tombstone {
+				delete(left, strings.TrimPrefix(page.Keys[i].Key, assetPrefix))
+			}
+		}
+		opts.After, more = page.Last, page.More && len(left) > 0
+	}
+	return slices.Sorted(maps.Keys(left)), nil
+}
+
+// noteLost notes that files are not stored.
+func noteLost(ctx context.Context, tx *sql.Tx, ids []string) error {
+	places, args := inList(ids)
+	_, err := tx.ExecContext(ctx, `update worker_modules set stored = 0 where hash in (`+places+`)`, args...)
+	return err
+}
+
+// inList is what goes between the parentheses of a condition in (...).
+func inList(ids []string) (places string, args []any) {
+	list := make([]string, len(ids))
+	for i, id := range ids {
+		list[i], args = fmt.Sprintf("$%d", i+1), append(args, id)
+	}
+	return strings.Join(list, ", "), args
 }
 
 func insertAssets(ctx context.Context, tx *sql.Tx, set string, ids []string) error {

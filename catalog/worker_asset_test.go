@@ -95,6 +95,30 @@ func TestAssets(t *testing.T) {
 	wantError(t, err, ErrNotFound)
 }
 
+// TestAssetsInAnotherStore: a store that is another than it was, as after a loss,
+// gets the files again, and files beyond a page are found.
+func TestAssetsInAnotherStore(t *testing.T) {
+	c, _ := newCatalog(t)
+	useWorkers(t, c)
+	files := AssetSet{"/a": {assetHashOf(1), 1}, "/b": {assetHashOf(2), 1}}
+	set, _ := begin(t, c, testAccount, files)
+	putAsset(t, c, testAccount, set, assetHashOf(1), "a")
+	putAsset(t, c, testAccount, set, assetHashOf(2), "b")
+	other := newOutlet()
+	c.UseWorkers(other, other.stamp)
+	set, missing := begin(t, c, testAccount, files)
+	if len(missing) != 2 {
+		t.Errorf("missing %q", missing)
+	}
+	putAsset(t, c, testAccount, set, assetHashOf(1), "a")
+	if _, missing := begin(t, c, testAccount, files); !slices.Equal(missing, []string{assetHashOf(2)}) {
+		t.Errorf("missing %q", missing)
+	}
+	other.reads.Store(int64(kvtest.Refused))
+	_, _, err := c.BeginAssets(t.Context(), testAccount, files)
+	wantError(t, err, ErrUnavailable)
+}
+
 // TestAssetLimits: sets and files at their limits, and past them.
 func TestAssetLimits(t *testing.T) {
 	c, _ := newCatalog(t)
