@@ -227,7 +227,11 @@ func (a *Answer) Head(h http.Header, contentType string) {
 			h.Del(name)
 		}
 		for _, pair := range rule.set {
-			if set[pair.name] {
+			switch {
+			case set[pair.name] && pair.name == "set-cookie": // has commas of its own
+				h.Add(pair.name, pair.value)
+				continue
+			case set[pair.name]:
 				h.Set(pair.name, h.Get(pair.name)+", "+pair.value)
 				continue
 			}

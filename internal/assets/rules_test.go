@@ -89,6 +89,16 @@ func TestETags(t *testing.T) {
 	}
 }
 
+// TestCookies: each stays a header of its own, of several rules too.
+func TestCookies(t *testing.T) {
+	s := New(Options{Headers: "/*\nSet-Cookie: a=1\nX: a\n/a\nSet-Cookie: b=2\nX: b"}, func(string) (File, bool) { return File{}, false })
+	h := http.Header{}
+	s.Answer(&Request{Method: "GET", Path: "/a"}).Head(h, "")
+	if got := h["Set-Cookie"]; len(got) != 2 || got[1] != "b=2" || h.Get("X") != "a, b" {
+		t.Errorf("%v", h)
+	}
+}
+
 // TestNoOpenRedirect: what a client sends never becomes a host.
 func TestNoOpenRedirect(t *testing.T) {
 	s := New(Options{Redirects: "/go/* /:splat\n/to/:x /:x"}, func(path string) (File, bool) { return File{Hash: "h"}, strings.HasSuffix(path, ".html") })
