@@ -70,6 +70,8 @@ func (c *Config) checkWorkers(fault faulter) {
 		default:
 			if n, err := strconv.ParseUint(port, 10, 16); err != nil {
 				fault("workers.listen", "port %q: want a number from 0 (any) to 65535, not %d", port, n)
+			} else if n != 0 && w.Listen == c.Listen {
+				fault("workers.listen", "%s is the address of the API, too; choose another port", w.Listen)
 			}
 		}
 	}

@@ -69,14 +69,16 @@ func (m *Main) Run(ctx context.Context, args []string) int {
 	return code
 }
 
-const rootHelp = `nearkey is a self-hosted Workers KV. Existing clients (wrangler, the Cloudflare
-SDKs, Terraform, curl) work against it unchanged; only the base URL differs.
+const rootHelp = `nearkey is a self-hosted Workers KV, with the Workers that read it. Existing
+clients (wrangler, the Cloudflare SDKs, Terraform, curl) work against it unchanged;
+only the base URL differs.
 
 Start a server, and point this shell and its wrangler at it:
 
   nearkey serve &
   eval "$(nearkey env)"
   wrangler kv namespace list
+  wrangler deploy                # in the folder of a Worker
 
 The commands below speak to the server of ./nearkey-data (--data names another),
 to the one in NEARKEY_API_BASE_URL or CLOUDFLARE_API_BASE_URL, or to the one
@@ -86,7 +88,7 @@ Exit codes:
   0  done
   1  failed
   2  wrong usage: arguments, flags or configuration
-  3  not found: the key, namespace or token does not exist
+  3  not found: the key, namespace, token or Worker does not exist
   4  not authorised: credentials are missing, not accepted, or lack a right
   5  the server cannot be reached or is overloaded
   6  done in part: some records were refused; they are named on stderr`

@@ -137,6 +137,19 @@ func TestChecksAtTheirLimits(t *testing.T) {
 	}
 }
 
+// The API and Workers do not have one address.
+func TestTwoListeners(t *testing.T) {
+	c := defaultConfig()
+	c.Workers.Listen = c.Listen
+	if err := c.check(); exitCode(err) != exitUsage || !strings.Contains(err.Error(), "workers.listen") {
+		t.Errorf("one address: %v", err)
+	}
+	c.Listen, c.Workers.Listen = "127.0.0.1:0", "127.0.0.1:0"
+	if err := c.check(); err != nil {
+		t.Errorf("any port twice: %v", err)
+	}
+}
+
 // Sizes are told as they are written.
 func TestSizesInFaults(t *testing.T) {
 	_, _, stderr := run(t, "", nil, "config", "--workers-heap-bytes=1KiB")
