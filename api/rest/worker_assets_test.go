@@ -138,7 +138,7 @@ func TestAssetsRefused(t *testing.T) {
 		signed := jwtHead + "." + base64.RawURLEncoding.EncodeToString(text)
 		return signed + "." + base64.RawURLEncoding.EncodeToString(w.server.workers.Keys.Sign([]byte(signed)))
 	}
-	for name, jwt := range map[string]string{"none": "none", "the API's": rootToken, "forged": forged, "another head": "e30." + rest, "half": head,
+	for name, jwt := range map[string]string{"none": "none", "the API's": rootToken, "forged": forged, "another head": "e30." + rest, "half": head, "long": strings.Repeat("a", maxAssetJWT) + "." + head,
 		"of another account": expired(func(t *assetToken) { t.Account = "b" })} {
 		if a := w.upload(jwt, part{hashA, "text/html", "<a>"}); a.status != 401 || a.Errors[0].Code != codeAssetToken || a.Errors[0].Message != badAssetToken {
 			t.Errorf("%s: %d %s", name, a.status, a.body)

@@ -99,6 +99,33 @@ func TestCookies(t *testing.T) {
 	}
 }
 
+// TestFilledBytes: what a rule makes of a path has an end.
+func TestFilledBytes(t *testing.T) {
+	s := New(Options{Redirects: "/go/* /x:splat 301", Headers: "/*\nA: a\nB: :splat"}, func(string) (File, bool) { return File{}, false })
+	for n, status := range map[int]int{maxFilledBytes - 2: 301, maxFilledBytes - 1: 404} { // with /x before it
+		h := http.Header{}
+		a := s.Answer(&Request{Method: "GET", Path: "/go/" + strings.Repeat("y", n)})
+		a.Head(h, "")
+		if a.Status != status || h.Get("A") != "a" {
+			t.Errorf("%d: status %d, %d headers", n, a.Status, len(h))
+		}
+	}
+	h := http.Header{}
+	s.Answer(&Request{Method: "GET", Path: "/" + strings.Repeat("y", maxFilledBytes+1)}).Head(h, "")
+	if h.Get("A") != "a" || h["B"] != nil {
+		t.Errorf("%d headers", len(h))
+	}
+}
+
+// TestLongPaths: a path of many folders is no longer to answer than a file's can be.
+func TestLongPaths(t *testing.T) {
+	asked := 0
+	s := New(Options{NotFound: NotFoundPage}, func(path string) (File, bool) { asked++; return File{Hash: "h"}, path == "/404.html" })
+	if a := s.Answer(&Request{Method: "GET", Path: strings.Repeat("/a", 50_000)}); a.Status != 404 || a.File.Hash != "h" || asked > MaxPathBytes {
+		t.Errorf("status %d, %d files were looked for", a.Status, asked)
+	}
+}
+
 // TestNoOpenRedirect: what a client sends never becomes a host.
 func TestNoOpenRedirect(t *testing.T) {
 	s := New(Options{Redirects: "/go/* /:splat\n/to/:x /:x"}, func(path string) (File, bool) { return File{Hash: "h"}, strings.HasSuffix(path, ".html") })

@@ -117,3 +117,20 @@ func TestAssetsServiceIsForWorkers(t *testing.T) {
 	}
 	w.want("@assets.dev.workers.localhost", "/a", http.StatusNotFound, "no Worker")
 }
+
+// TestAssetBytesHeld: files that do not fit beside those being sent are refused.
+func TestAssetBytesHeld(t *testing.T) {
+	w := start(t)
+	w.deployFiles("hello", "", catalog.WorkerAssets{}, map[string]string{"/a": "file a"})
+	w.want(site, "/a", http.StatusOK, "file a")
+	w.host.HoldAssetBytes(host.MaxAssetBytesHeld - 6)
+	w.want(site, "/a", http.StatusOK, "file a")
+	w.host.HoldAssetBytes(1)
+	for range 2 {
+		if rec := w.ask(site, "/a"); rec.Code != http.StatusServiceUnavailable || rec.Header().Get("Retry-After") == "" {
+			t.Errorf("%d %v", rec.Code, rec.Header())
+		}
+	}
+	w.host.HoldAssetBytes(-1)
+	w.want(site, "/a", http.StatusOK, "file a")
+}
