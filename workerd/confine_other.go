@@ -35,3 +35,7 @@ func limit(int, int64) {}
 func stopped(int) bool { return false }
 
 func usage(int) (time.Duration, int64, error) { return 0, 0, errors.ErrUnsupported }
+
+const spareTasks = 0
+
+func tasksLeft() int { return 1 }

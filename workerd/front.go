@@ -141,10 +141,16 @@ func (r *Runtime) refuse(w http.ResponseWriter, req *http.Request, ray string, e
 		w.Header().Set("Retry-After", "1")
 		errorPage(w, req, http.StatusServiceUnavailable, 0, err.Error(), ray)
 	default:
-		if now, told := time.Now().UnixNano(), r.told.Load(); now-told > int64(time.Second) && r.told.CompareAndSwap(told, now) {
-			r.opts.Logger.Error("start a Worker", "error", err)
-		}
+		r.complain("start a Worker", err)
 		errorPage(w, req, http.StatusServiceUnavailable, 0, "the Worker cannot be started", ray)
+	}
+}
+
+// complain logs why something is not started; of many in a second it is one line.
+func (r *Runtime) complain(doing string, err error, more ...any) {
+	now, told := time.Now().UnixNano(), r.told.Load()
+	if (now < told || now-told > int64(time.Second)) && r.told.CompareAndSwap(told, now) {
+		r.opts.Logger.Error(doing, append(more, "error", err)...)
 	}
 }
 

@@ -152,12 +152,13 @@ func (r *Runtime) launch(cancel <-chan struct{}, w *Worker, more extras) (*proce
 // not used for the longest time.
 func (r *Runtime) reserve(w *Worker, more extras) (*process, error) {
 	for {
+		left := tasksLeft()
 		r.mu.Lock()
 		if r.closed {
 			r.mu.Unlock()
 			return nil, ErrClosed
 		}
-		if len(r.processes)+r.starting < r.opts.Processes {
+		if left > spareTasks && len(r.processes)+r.starting < r.opts.Processes {
 			defer r.mu.Unlock()
 			r.starting++
 			r.serial++
@@ -179,6 +180,9 @@ func (r *Runtime) reserve(w *Worker, more extras) (*process, error) {
 		r.mu.Unlock()
 		victim := oldest(all)
 		if victim == nil {
+			if left <= spareTasks {
+				r.complain("start a Worker: the control group of this server allows too few processes and threads more", ErrBusy, "left", left, "needed", spareTasks+1)
+			}
 			return nil, ErrBusy
 		}
 		if victim.owner.Load().evict(victim) || victim.lingers() {

@@ -221,3 +221,45 @@ func TestNoMoreFiles(t *testing.T) {
 		t.Errorf("folders of processes: %v, %v", left, err)
 	}
 }
+
+// Where the control group of a server allows no further process, the Worker that was
+// idle longest makes room, and the server keeps what it needs itself.
+func TestFewProcesses(t *testing.T) {
+	t.Parallel()
+	group := "/sys/fs/cgroup/pids"
+	if _, err := os.Stat(group); err != nil {
+		group = "/sys/fs/cgroup"
+	}
+	group = filepath.Join(group, fmt.Sprintf("nearkey-test-%d", os.Getpid()))
+	if err := os.Mkdir(group, 0o700); err != nil {
+		t.Skipf("a control group cannot be made: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(group); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := os.Stat(filepath.Join(group, "pids.max")); err != nil {
+		t.Skipf("the control group does not count processes: %v", err)
+	}
+	w := start(t)
+	const workers = 8
+	for i := range workers {
+		w.deploy(fmt.Sprint("w", i), says(fmt.Sprint(i), 0))
+	}
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", w.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, n := range map[string]int{"pids.max": len(threads) + 45, "cgroup.procs": w.Pid()} {
+		if err := os.WriteFile(filepath.Join(group, file), []byte(strconv.Itoa(n)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 2 * workers {
+		w.want(fmt.Sprint("w", i%workers), "/", strconv.Itoa(i%workers))
+	}
+	if n := len(w.running()); n >= workers {
+		t.Errorf("control: %d processes run, of %d Workers: there was room for all", n, workers)
+	}
+}
