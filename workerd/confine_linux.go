@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -65,31 +64,46 @@ func onOwnThread(f func()) {
 
 // confine starts the command with as little as the kernel lets us give it. It
 // restricts the thread that it runs on for ever.
-func confine(command func() *exec.Cmd, dir string, opts *Options, shared *atomic.Bool) (*exec.Cmd, error) {
+func confine(command func() *exec.Cmd, dir string, opts *Options, w *walls) (*exec.Cmd, error) {
 	disinherit()
 	cmd := command()
 	if err := restrict(cmd.Path, dir); err != nil {
 		return nil, err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if shared.Load() && !opts.RequireIsolation {
+	if w.shared.Load() && !opts.RequireIsolation {
 		return cmd, cmd.Start()
 	}
 	cmd.SysProcAttr.Cloneflags = namespaces
 	err := cmd.Start()
-	refused := errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EUSERS)
-	if !refused {
-		return cmd, err
+	if err == nil {
+		w.given.Store(true)
+		return cmd, nil
 	}
-	if opts.RequireIsolation {
-		return nil, fmt.Errorf("give a Worker its own namespaces, which are required: %w", err)
-	}
-	if !shared.Swap(true) {
-		opts.Logger.Warn("Workers run without namespaces of their own: the kernel refuses them", "error", err)
+	if err := w.refused(err, opts); err != nil {
+		return nil, err
 	}
 	cmd = command()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	return cmd, cmd.Start()
+}
+
+// refused decides what to do when a start failed that asked for namespaces: nil is
+// to do without. Where the kernel gave them before, it has too many at the moment:
+// that is no reason to take a wall down for ever.
+func (w *walls) refused(err error, opts *Options) error {
+	switch {
+	case !errors.Is(err, syscall.EPERM) && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EUSERS):
+		return err
+	case opts.RequireIsolation:
+		return fmt.Errorf("give a Worker its own namespaces, which are required: %w", err)
+	case w.given.Load():
+		return fmt.Errorf("give a Worker its own namespaces, as others have: %w", err)
+	}
+	if !w.shared.Swap(true) {
+		opts.Logger.Warn("Workers run without namespaces of their own: the kernel refuses them", "error", err)
+	}
+	return nil
 }
 
 // disinherit keeps what this process got open from whoever started it, and what a

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,12 +26,12 @@ func confined(t *testing.T, opts Options, name string, args ...string) string {
 	dir, out := t.TempDir(), make(chan string)
 	onOwnThread(func() {
 		var buf bytes.Buffer
-		var shared atomic.Bool
+		var w walls
 		cmd, err := confine(func() *exec.Cmd {
 			cmd := exec.Command(name, args...)
 			cmd.Stdout, cmd.Stderr = &buf, &buf
 			return cmd
-		}, dir, &opts, &shared)
+		}, dir, &opts, &w)
 		if err == nil {
 			err = cmd.Wait()
 		}
@@ -208,5 +207,28 @@ func TestProcessIsConfined(t *testing.T) {
 		if err != nil || theirs == ours {
 			t.Errorf("namespace %s: %q and ours %q (%v)", kind, theirs, ours, err)
 		}
+	}
+}
+
+// Where namespaces are refused from the first, Workers run without, unless that is
+// forbidden; where they were given once, a refusal is an error.
+func TestRefusedNamespaces(t *testing.T) {
+	opts := Options{Logger: slog.New(slog.DiscardHandler)}
+	w := walls{}
+	if err := w.refused(syscall.ENOMEM, &opts); !errors.Is(err, syscall.ENOMEM) || w.shared.Load() {
+		t.Errorf("another error: %v, %v", err, w.shared.Load())
+	}
+	if err := w.refused(syscall.ENOSPC, &opts); err != nil || !w.shared.Load() {
+		t.Errorf("from the first: %v, %v", err, w.shared.Load())
+	}
+	w = walls{}
+	w.given.Store(true)
+	if err := w.refused(syscall.ENOSPC, &opts); !errors.Is(err, syscall.ENOSPC) || w.shared.Load() {
+		t.Errorf("after they were given: %v, %v", err, w.shared.Load())
+	}
+	w = walls{}
+	opts.RequireIsolation = true
+	if err := w.refused(syscall.EPERM, &opts); !errors.Is(err, syscall.EPERM) || w.shared.Load() {
+		t.Errorf("required: %v, %v", err, w.shared.Load())
 	}
 }

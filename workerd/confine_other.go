@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync/atomic"
 	"time"
 )
 
@@ -19,11 +18,11 @@ func lockDir(dir string) (*os.File, error) {
 func onOwnThread(f func()) { go f() }
 
 // confine: only Linux has what isolates a process here.
-func confine(command func() *exec.Cmd, _ string, opts *Options, shared *atomic.Bool) (*exec.Cmd, error) {
+func confine(command func() *exec.Cmd, _ string, opts *Options, w *walls) (*exec.Cmd, error) {
 	if opts.RequireIsolation {
 		return nil, fmt.Errorf("isolate a Worker: %w", errors.ErrUnsupported)
 	}
-	shared.Store(true)
+	w.shared.Store(true)
 	cmd := command()
 	return cmd, cmd.Start()
 }

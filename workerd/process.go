@@ -295,7 +295,7 @@ func (p *process) open(name string) (*os.File, error) {
 func (p *process) spawn(command func() *exec.Cmd, said <-chan struct{}) error {
 	started := make(chan error, 1)
 	onOwnThread(func() {
-		cmd, err := confine(command, p.dir, &p.rt.opts, &p.rt.shared)
+		cmd, err := confine(command, p.dir, &p.rt.opts, &p.rt.walls)
 		if err == nil {
 			p.handle, p.pid = cmd.Process, cmd.Process.Pid
 			p.rt.peers.Store(p.pid, p.token)

@@ -175,10 +175,10 @@ type Runtime struct {
 	running sync.WaitGroup // every goroutine and process
 	closing chan struct{}  // closed when Run ends
 
-	tokens  sync.Map     // token: *process, from its start to its end
-	peers   sync.Map     // process id: token, for as long
-	buffers sync.Pool    // of *[copyBuffer]byte
-	shared  atomic.Bool  // namespaces are refused here: Workers share ours
+	tokens  sync.Map  // token: *process, from its start to its end
+	peers   sync.Map  // process id: token, for as long
+	buffers sync.Pool // of *[copyBuffer]byte
+	walls   walls
 	total   Tally        // of all Workers, those that were removed too
 	told    atomic.Int64 // when it was last logged that something does not start, ns since 1970
 
@@ -191,6 +191,12 @@ type Runtime struct {
 	starting  int // processes that are not in the set yet
 	closed    bool
 	serial    int
+}
+
+// walls are what the kernel does to keep processes apart.
+type walls struct {
+	shared atomic.Bool // namespaces are refused here: Workers share ours
+	given  atomic.Bool // namespaces were given
 }
 
 // New returns a Runtime that has started nothing.
@@ -276,7 +282,7 @@ func (r *Runtime) Ready() error {
 }
 
 // Isolated reports whether the kernel gave namespaces so far.
-func (r *Runtime) Isolated() bool { return !r.shared.Load() }
+func (r *Runtime) Isolated() bool { return !r.walls.shared.Load() }
 
 // prepare finds the binary, which may have been replaced since the last start, and
 // takes the folder: another process that uses the same one is an error, what a
