@@ -321,7 +321,11 @@ func (s *Server) versionAssets(c *call, name string, sent *sentMetadata, latest 
 	case !sent.hasAssets():
 		return nil, nil
 	case sent.Assets == nil || sent.Assets.JWT == "":
-		if !sent.KeepAssets || latest == nil || latest.Manifest.Assets == nil {
+		there := latest != nil && latest.Manifest.Assets != nil
+		if !there && sent.Assets == nil { // wrangler asks for it whether there are any or not
+			return nil, nil
+		}
+		if !there || !sent.KeepAssets {
 			return nil, badUpload("The Worker has no static assets that could be kept.")
 		}
 		kept := *latest.Manifest.Assets

@@ -114,6 +114,7 @@ func TestAssets(t *testing.T) {
 	if w.serving("site").Manifest.Assets != nil {
 		t.Error("assets stay that nobody asks for")
 	}
+	w.send("POST", "scripts/site/versions", part{"metadata", "", `{"main_module":"index.js","keep_assets":true}`}, hello).ok() // none are there
 }
 
 // TestAssetsRefused: what is wrong with a session, an upload or a configuration.

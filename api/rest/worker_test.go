@@ -255,7 +255,7 @@ func TestWorkerRefused(t *testing.T) {
 		"a bad date":          {[]part{{"metadata", "", `{"main_module":"index.js","compatibility_date":"yesterday"}`}, hello}, 400, 10021, "Invalid compatibility date 'yesterday'. Please specify a date as YYYY-MM-DD."},
 		"a future date":       {[]part{{"metadata", "", `{"main_module":"index.js","compatibility_date":"2999-01-01"}`}, hello}, 400, 10021, "Can't set compatibility date in the future: 2999-01-01"},
 		"static assets":       {[]part{{"metadata", "", `{"main_module":"index.js","assets":{"jwt":"a.b.c"}}`}, hello}, 401, 10013, "The token of the assets upload session is not valid. Please begin another session."},
-		"no assets to keep":   {[]part{{"metadata", "", `{"main_module":"index.js","keep_assets":true}`}, hello}, 400, 10021, "The Worker has no static assets that could be kept."},
+		"no assets to keep":   {[]part{{"metadata", "", `{"main_module":"index.js","keep_assets":true,"assets":{"config":{}}}`}, hello}, 400, 10021, "The Worker has no static assets that could be kept."},
 		"a binding of assets": {[]part{metadata(`{"name":"A","type":"assets"}`), hello}, 400, 10021, "binding A of type assets is for a Worker with static assets, which this version has none of."},
 		"CPU":                 {[]part{{"metadata", "", `{"main_module":"index.js","limits":{"cpu_ms":300001}}`}, hello}, 400, 10021, "Invalid limits.cpu_ms of 300001. Please specify an integer between 1 and 300000."},
 
