@@ -194,7 +194,7 @@ func TestOwnCPU(t *testing.T) {
 		w.want(name, "/", 200, "ok")
 		before := w.status(name)
 		w.want(name, "/loop", 503, "error code: 1102\n")
-		until(t, "its CPU counts", func() bool { return w.status(name).CPU > before.CPU })
+		until(t, "its end and its CPU count", func() bool { s := w.status(name); return s.Crashes == 1 && s.CPU > before.CPU })
 		if s := w.status(name); s.Crashes != 1 || name == "less" && s.CPU-before.CPU > 900*time.Millisecond {
 			t.Errorf("%s: %+v before %+v", name, s, before)
 		}
