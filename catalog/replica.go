@@ -49,6 +49,11 @@ type reader struct {
 	// restUntil is when the store is asked again for what is near but too old: it
 	// failed before. Nanoseconds since 1970; 0: it did not fail.
 	restUntil atomic.Int64
+
+	// keeps: what was read last is used for maxStale while the store fails, although
+	// it is known to be superseded.
+	keeps    bool
+	failedAt atomic.Int64 // when the store began to fail, as restUntil; 0: it did not
 }
 
 // nearer is a tier as far as a replica needs to know it: it tells what it has in
@@ -155,8 +160,12 @@ func absentIs(kind, err error) error {
 // lookUp reads and parses a record, and keeps what it says.
 func lookUp[K comparable, V any](ctx context.Context, r *reader, c *parsed[K, V], id K, key string, parse func([]byte) (V, error)) (V, error) {
 	var none V
-	rec, err := r.read(ctx, key)
-	if err != nil {
+	last, known := c.get(id)
+	rec, err := r.read(ctx, key, known && r.keeps)
+	switch {
+	case errors.Is(err, errKept):
+		return last.value, nil
+	case err != nil:
 		return none, err
 	}
 	if rec.Absent() || rec.Tombstone {
@@ -174,12 +183,19 @@ func lookUp[K comparable, V any](ctx context.Context, r *reader, c *parsed[K, V]
 	return value, nil
 }
 
+// errKept: the store fails, and what was read before may be used.
+var errKept error = &sentinel{"superseded", nil}
+
 // read reads a record: one that is fresh enough or, if the store fails, one that
-// is near.
-func (r *reader) read(ctx context.Context, key string) (kv.Record, error) {
+// is near. If neither is there and the caller knows what it said before, that is
+// kept: errKept.
+func (r *reader) read(ctx context.Context, key string, known bool) (kv.Record, error) {
 	if r.rests() {
 		if rec, ok := r.stale(key); ok {
 			return rec, nil
+		}
+		if known && r.mayKeep() {
+			return kv.Record{}, errKept
 		}
 	}
 	limited, cancel := context.WithTimeout(ctx, loadTimeout)
@@ -188,13 +204,18 @@ func (r *reader) read(ctx context.Context, key string) (kv.Record, error) {
 	switch {
 	case err == nil && a.Cache != kv.Stale:
 		r.restUntil.Store(0)
+		r.failedAt.Store(0)
 		return a.Record, nil
 	case ctx.Err() != nil:
 		return kv.Record{}, ctx.Err()
 	}
 	r.restUntil.Store(r.now().Add(retryAfter).UnixNano())
+	r.failedAt.CompareAndSwap(0, r.now().UnixNano())
 	if rec, ok := r.stale(key); ok {
 		return rec, nil
+	}
+	if known && r.mayKeep() {
+		return kv.Record{}, errKept
 	}
 	if err == nil {
 		err = errors.New("what is near is too old, or is known to be superseded")
@@ -212,6 +233,12 @@ func (r *reader) stale(key string) (kv.Record, bool) {
 		return kv.Record{}, false
 	}
 	return *rec, true
+}
+
+// mayKeep reports whether the store has failed for less time than a copy may be old.
+func (r *reader) mayKeep() bool {
+	at := r.failedAt.Load()
+	return at != 0 && r.maxStale >= 0 && r.now().Sub(time.Unix(0, at)) <= r.maxStale
 }
 
 // rests reports whether the store failed so shortly ago that it is not asked for

@@ -14,7 +14,7 @@ const forAnyAge = 10 * 365 * 24 * time.Hour
 // WorkerReplica answers from published records what is asked of Workers whenever
 // one is to run. It has no database; its store is a tier, and what was said of a
 // Replica holds of it: how old an answer may be, and that copies are used while the
-// store fails. What is near is answered without allocating memory. What it
+// store fails, here those as well that are known to be superseded. What is near is answered without allocating memory. What it
 // returns must not be changed. All methods may be called at once.
 type WorkerReplica struct {
 	records    *reader
@@ -30,8 +30,10 @@ type workerKey struct{ accountID, name string }
 // NewWorkerReplica returns a replica on the records in store.
 func NewWorkerReplica(store kv.Store, opts ReplicaOptions) *WorkerReplica {
 	opts = opts.complete()
+	records := newReader(Workers, store, opts)
+	records.keeps = true // an edge may hear of a deploy, and then of the centre no more
 	return &WorkerReplica{
-		records:    newReader(Workers, store, opts),
+		records:    records,
 		workers:    newParsed[workerKey](opts.CacheBytes, (*PublishedWorker).bytes),
 		subdomains: newParsed[string](opts.CacheBytes, func(account string) int { return 128 + len(account) }),
 		zones:      newParsed[string](opts.CacheBytes, (*PublishedZone).bytes),

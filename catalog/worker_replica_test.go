@@ -344,6 +344,52 @@ func TestWorkerReplicaWithoutStore(t *testing.T) {
 	}
 }
 
+// TestWorkerReplicaKeepsWhatIsSuperseded: who is told of a change and cannot read it,
+// since the store is gone by then, goes on with what was there, but not for longer than
+// a copy may be old.
+func TestWorkerReplicaKeepsWhatIsSuperseded(t *testing.T) {
+	for name, fault := range map[string]kvtest.Fault{"refused": kvtest.Refused, "hung": kvtest.Hang} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, _ := newCatalog(t)
+				defer c.Close()
+				near := newCopies(newOutlet())
+				near.publisher(c)
+				c.UseWorkers(near.outlet, near.stamp)
+				addVersion(t, c, "w", true)
+				r := NewWorkerReplica(near, ReplicaOptions{})
+				before, err := r.Worker(t.Context(), testAccount, "w")
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, v := addVersion(t, c, "w", true)
+				near.mu.Lock()
+				for key := range near.recs {
+					near.told[key] = true
+				}
+				near.mu.Unlock()
+				near.reads.Store(int64(fault))
+				r.records.epoch.Add(1)
+				for range 10 {
+					if w, err := r.Worker(t.Context(), testAccount, "w"); err != nil || w != before {
+						t.Fatalf("%v, %v", w, err)
+					}
+					time.Sleep(retryAfter / 2)
+				}
+				time.Sleep(StaleFor)
+				if _, err := r.Worker(t.Context(), testAccount, "w"); !errors.Is(err, ErrUnavailable) {
+					t.Errorf("past MaxStale: %v", err)
+				}
+				near.reads.Store(int64(kvtest.None))
+				time.Sleep(loadTimeout + retryAfter)
+				if w, err := r.Worker(t.Context(), testAccount, "w"); err != nil || w.Versions[0].VersionID != v.ID {
+					t.Errorf("when the store is back: %+v, %v", w, err)
+				}
+			})
+		})
+	}
+}
+
 // TestModuleThatWasNotThere: that a module is absent, or was removed, is not
 // believed for long.
 func TestModuleThatWasNotThere(t *testing.T) {
