@@ -315,3 +315,16 @@ func TestLogNamesTheWorker(t *testing.T) {
 		return nil
 	})
 }
+
+// Who asks after a deploy is answered by its version even if the start of one before
+// it is still under way.
+func TestDeployDuringAnother(t *testing.T) {
+	w := start(t)
+	w.deploy("hello", code("version 0"))
+	w.want(site, "/", http.StatusOK, "version 0")
+	for n := 1; n <= 10; n += 2 {
+		w.deploy("hello", code(fmt.Sprintf("version %d", n)))
+		w.deploy("hello", code(fmt.Sprintf("version %d", n+1)))
+		w.want(site, "/", http.StatusOK, fmt.Sprintf("version %d", n+1))
+	}
+}

@@ -44,49 +44,62 @@ type flight struct {
 	err  error // once done
 }
 
+// maxLooks bounds how often a request looks for the newest version: deploys may come
+// faster than versions start.
+const maxLooks = 4
+
 // version chooses the version that answers a request, and its static assets, if it
-// has any. After a deploy it waits a moment for the new one.
+// has any. After a deploy it waits a moment for the new one; if the one that was
+// being prepared is not the newest any more, it looks again.
 func (h *Host) version(ctx context.Context, to target, header http.Header) (string, *site, error) {
-	wk := h.worker(to.worker)
-	record, err := h.config.Records.Worker(ctx, to.worker.account, to.worker.name)
-	if errors.Is(err, catalog.ErrNotFound) {
-		h.unload(wk)
+	var late <-chan time.Time
+	for look := 1; ; look++ {
+		wk := h.worker(to.worker)
+		record, err := h.config.Records.Worker(ctx, to.worker.account, to.worker.name)
+		if errors.Is(err, catalog.ErrNotFound) {
+			h.unload(wk)
+			return "", nil, err
+		}
+		wk.used.Store(h.config.Now().UnixNano())
+		a := wk.active.Load()
+		switch {
+		case a != nil && (err != nil || a.record == record):
+			version, site := chosen(a, to.worker.name, header)
+			return version, site, nil
+		case err != nil:
+			return "", nil, err
+		}
+		f := h.prepare(ctx, wk, record)
+		if a != nil && late == nil {
+			timer := time.NewTimer(SwitchWait)
+			defer timer.Stop()
+			late = timer.C
+		}
+		done, err := await(ctx, f, late)
+		if done && (err == nil && look < maxLooks || look == 1) { // what failed may be the one before, too
+			continue
+		}
+		if a := wk.active.Load(); a != nil && ctx.Err() == nil {
+			version, site := chosen(a, to.worker.name, header)
+			return version, site, nil
+		}
+		if err == nil { // deleted meanwhile
+			err = fmt.Errorf("worker %s: %w", to.worker.name, catalog.ErrNotFound)
+		}
 		return "", nil, err
 	}
-	wk.used.Store(h.config.Now().UnixNano())
-	a := wk.active.Load()
-	switch {
-	case a != nil && (err != nil || a.record == record):
-		version, site := chosen(a, to.worker.name, header)
-		return version, site, nil
-	case err != nil:
-		return "", nil, err
-	}
-	f := h.prepare(ctx, wk, record)
-	if a == nil {
-		return h.await(ctx, wk, f, nil, to, header)
-	}
-	late := time.NewTimer(SwitchWait)
-	defer late.Stop()
-	return h.await(ctx, wk, f, late.C, to, header)
 }
 
-// await waits for a preparation and returns what is ready then, or when it is late.
-func (h *Host) await(ctx context.Context, wk *worker, f *flight, late <-chan time.Time, to target, header http.Header) (string, *site, error) {
+// await waits for a preparation; false: it is late, or nobody waits any more.
+func await(ctx context.Context, f *flight, late <-chan time.Time) (done bool, err error) {
 	select {
 	case <-f.done:
+		return true, f.err
 	case <-late:
+		return false, nil
 	case <-ctx.Done():
-		return "", nil, ctx.Err()
+		return false, ctx.Err()
 	}
-	if a := wk.active.Load(); a != nil {
-		version, site := chosen(a, to.worker.name, header)
-		return version, site, nil
-	}
-	if f.err != nil {
-		return "", nil, f.err
-	}
-	return "", nil, fmt.Errorf("worker %s: %w", to.worker.name, catalog.ErrNotFound) // deleted meanwhile
 }
 
 // Headers by which a client chooses among versions that are deployed at once.
