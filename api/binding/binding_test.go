@@ -7,13 +7,17 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nearkey/nearkey/edge"
+	"github.com/nearkey/nearkey/internal/nearkeytest"
 	"github.com/nearkey/nearkey/internal/observe"
 	"github.com/nearkey/nearkey/kv"
 	"github.com/nearkey/nearkey/kv/kvtest"
@@ -395,6 +399,54 @@ func TestShutdown(t *testing.T) {
 	}
 	if got, _ := io.ReadAll(c); len(got) > 0 {
 		t.Fatalf("got %q", got)
+	}
+}
+
+// What was done is answered, whenever the server is shut down.
+func TestShutdownAnswersAll(t *testing.T) {
+	const rounds, clients = 30, 8
+	for range rounds {
+		var done, answered atomic.Int64
+		w := newWorld(t, func(c *Config) {
+			identify := c.Identify
+			c.Identify = func(token, binding string) (Space, error) {
+				done.Add(1)
+				return identify(token, binding)
+			}
+		})
+		var all sync.WaitGroup
+		for range clients {
+			c := w.dial()
+			all.Go(func() {
+				for {
+					if _, err := io.WriteString(c, request("DELETE /k?urlencoded=true", "", "")); err != nil {
+						return
+					}
+					answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+					if err != nil {
+						return
+					}
+					_ = answer.Body.Close()
+					answered.Add(1)
+					if answer.Close {
+						return
+					}
+				}
+			})
+		}
+		nearkeytest.Eventually(t, "all are at it", func() error {
+			if done.Load() < 5*clients {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		if err := w.server.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		all.Wait()
+		if done.Load() != answered.Load() {
+			t.Fatalf("%d requests were done, %d answered", done.Load(), answered.Load())
+		}
 	}
 }
 

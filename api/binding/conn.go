@@ -33,6 +33,7 @@ const (
 type conn struct {
 	server *Server
 	net    net.Conn
+	reply  reply // an answer that waits to be written
 	state  atomic.Int32
 
 	buf        []byte
@@ -68,6 +69,7 @@ func (c *conn) run(ctx context.Context) {
 	}()
 	c.hold.server = c.server
 	c.buf = make([]byte, firstBytes)
+	c.reply.begin(c)
 	// Requests that wait for a store end with ctx; one that waits for the peer is
 	// woken by the end of the connection.
 	stop := context.AfterFunc(ctx, func() { _ = c.net.Close() })
@@ -78,6 +80,7 @@ func (c *conn) run(ctx context.Context) {
 		c.count()
 		c.trim()
 		if !goesOn || c.head.last || c.server.closing.Load() {
+			_ = c.flush()
 			return
 		}
 	}
@@ -112,6 +115,7 @@ func (c *conn) next() bool {
 		} else {
 			c.beIdle()
 			if c.server.closing.Load() {
+				_ = c.flush()
 				return false
 			}
 		}
@@ -128,7 +132,9 @@ func (c *conn) next() bool {
 // answer, so it is moved only as often as it matters.
 func (c *conn) beIdle() {
 	c.start, c.end = 0, 0
-	c.state.Store(idle)
+	if !c.reply.waiting() { // else it is idle once that is written
+		c.state.Store(idle)
+	}
 	if timeout := c.server.config.IdleTimeout; c.now.Sub(c.idleSet) > timeout/10 || c.idleSet.IsZero() {
 		c.idleSet = time.Now()
 		_ = c.net.SetReadDeadline(c.idleSet.Add(timeout + timeout/10))
@@ -144,7 +150,7 @@ func (c *conn) fill() error {
 	if c.end == len(c.buf) {
 		c.buf = append(c.buf, make([]byte, len(c.buf))...)
 	}
-	n, err := c.net.Read(c.buf[c.end:])
+	n, err := c.read(c.buf[c.end:])
 	c.end += n
 	c.now = time.Now()
 	if n > 0 {
@@ -208,6 +214,9 @@ func (c *conn) write(content []byte) error {
 	if now := time.Now(); content != nil || now.Sub(c.writeSet) > timeout/4 {
 		c.writeSet = now
 		_ = c.net.SetWriteDeadline(now.Add(timeout + timeout/4))
+	}
+	if content == nil && c.body.done && c.start == c.end && c.space != (kv.NamespaceID{}) && c.reply.take(c.out) {
+		return nil
 	}
 	if content == nil {
 		_, err := c.net.Write(c.out)
