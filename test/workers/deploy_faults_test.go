@@ -60,10 +60,15 @@ func TestDiskFull(t *testing.T) {
 	w.deploy("full", says("one", 0))
 	w.want("full", "/", "one")
 	deployments, versions := w.deployments("full")
+	values := "/storage/kv/namespaces/" + w.namespace("full") + "/values/"
 
 	ballast := filepath.Join(dir, "ballast")
 	for _, spare := range []int64{64 << 20 /* less than the store keeps free */, 0} {
 		fill(t, ballast, dir, spare)
+		eventually(t, "the store knows", func() bool {
+			status, _ := w.call(http.MethodPut, values+"k", "text/plain", []byte("v"))
+			return status == http.StatusInsufficientStorage
+		})
 		for _, padding := range []int{0, 300 << 10} {
 			status, e := w.put("full", says("two", padding))
 			if e.Success || status != http.StatusInsufficientStorage || !strings.Contains(e.Errors[0].Message, "out of disk space") {
