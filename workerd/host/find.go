@@ -14,8 +14,9 @@ import (
 
 // target is who answers a request: a Worker, an origin, or nobody.
 type target struct {
-	worker     id     // no name: no Worker
-	entrypoint string // of the Worker; empty: its default export
+	worker     id                       // no name: no Worker
+	record     *catalog.PublishedWorker // of the Worker, if it was read to find it
+	entrypoint string                   // of the Worker; empty: its default export
 	origin     *url.URL
 }
 
@@ -65,7 +66,7 @@ func (h *Host) findOnSubdomain(ctx context.Context, labels string) (target, erro
 	if !published.Subdomain {
 		return target{}, fmt.Errorf("worker %s does not answer on its subdomain: %w", name, catalog.ErrNotFound)
 	}
-	return target{worker: id{account, name}}, nil
+	return target{worker: id{account, name}, record: published}, nil
 }
 
 // routed is what the routes of a zone say about a URL.

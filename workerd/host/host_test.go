@@ -35,6 +35,7 @@ type world struct {
 	runtime *workerd.Runtime
 	host    *host.Host
 	keys    *catalog.Keys
+	records *catalog.WorkerReplica
 	down    atomic.Bool // the control plane
 	log     logs        // of the runtime
 }
@@ -89,8 +90,9 @@ func start(t *testing.T) *world {
 	w.runtime = workerd.New(workerd.Options{
 		Path: nearkeytest.NeedWorkerd(t), Dir: filepath.Join(dir, "run"), Logger: slog.New(slog.NewTextHandler(&w.log, nil)),
 	})
+	w.records = catalog.NewWorkerReplica(tier, catalog.ReplicaOptions{MaxAge: time.Hour})
 	w.host = host.New(host.Config{
-		Records: catalog.NewWorkerReplica(tier, catalog.ReplicaOptions{MaxAge: time.Hour}), Runtime: w.runtime, Keys: w.keys,
+		Records: w.records, Runtime: w.runtime, Keys: w.keys,
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
@@ -314,6 +316,28 @@ func TestLogNamesTheWorker(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A request that read the record of a Worker before a deploy, and comes to it after,
+// does not bring the old version back.
+func TestOldRecord(t *testing.T) {
+	w := start(t)
+	w.deploy("hello", code("one"))
+	w.want(site, "/", http.StatusOK, "one")
+	old, err := w.records.Worker(t.Context(), w.account, "hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := w.deploy("hello", code("two"))
+	w.want(site, "/", http.StatusOK, "two")
+	if err := w.host.Prepare(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range w.runtime.Statuses() {
+		if s.Name != second {
+			t.Errorf("version %s is loaded, want %s alone", s.Name, second)
+		}
+	}
 }
 
 // Who asks after a deploy is answered by its version even if the start of one before

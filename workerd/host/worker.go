@@ -55,7 +55,10 @@ func (h *Host) version(ctx context.Context, to target, header http.Header) (stri
 	var late <-chan time.Time
 	for look := 1; ; look++ {
 		wk := h.worker(to.worker)
-		record, err := h.config.Records.Worker(ctx, to.worker.account, to.worker.name)
+		record, err := to.record, error(nil)
+		if record == nil || look > 1 {
+			record, err = h.config.Records.Worker(ctx, to.worker.account, to.worker.name)
+		}
 		if errors.Is(err, catalog.ErrNotFound) {
 			h.unload(wk)
 			return "", nil, err
@@ -221,6 +224,10 @@ func (h *Host) prepare(ctx context.Context, wk *worker, record *catalog.Publishe
 	})
 	h.jobs.Go(func() {
 		defer cancel()
+		// Who asked may have read the record before it became another one.
+		if newest, err := h.config.Records.Worker(ctx, wk.id.account, wk.id.name); err == nil {
+			record = newest
+		}
 		err := h.become(ctx, wk, record)
 		wk.mu.Lock()
 		defer wk.mu.Unlock()
@@ -245,6 +252,9 @@ func (h *Host) become(ctx context.Context, wk *worker, record *catalog.Published
 		return fmt.Errorf("worker %s: no version of it is deployed: %w", wk.id.name, catalog.ErrNotFound)
 	}
 	was := wk.active.Load()
+	if was != nil && was.record == record {
+		return nil
+	}
 	var old []catalog.Share
 	if was != nil {
 		old = was.shares
