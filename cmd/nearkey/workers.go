@@ -35,6 +35,8 @@ type workers struct {
 	host      *host.Host
 	keys      *catalog.Keys
 	listener  net.Listener // nil: Workers answer nobody here
+	mute      error        // why there is no listener, though nobody said so
+	idle      error        // why no Worker can be started
 
 	hub   *tail.Hub       // of a centre
 	crons *cron.Scheduler // of a centre
@@ -96,10 +98,7 @@ func (s *service) openWorkers(ctx context.Context, tier *edge.Tier, authority au
 	if err := w.attend(ctx, dir, tier, rules); err != nil {
 		return nil, err
 	}
-	if err != nil {
-		s.logger.Warn("Workers do not run; everything else does", "reason", err,
-			"remedy", "install the npm package workerd, and name its binary with --workers-runtime, or put it into PATH")
-	}
+	w.idle = err
 	workerMetrics(s.metrics, w.runtime, w.host)
 	s.workers = w
 	return w, nil
@@ -152,7 +151,7 @@ func (w *workers) listen(ctx context.Context) error {
 		if s.config.Workers.Listen != "" {
 			return err
 		}
-		s.logger.Warn("Workers do not answer; everything else does", "reason", err)
+		w.mute = err
 		return nil
 	}
 	w.listener = bounded.New(l, maxConnections, s.logger)
@@ -168,7 +167,17 @@ const maxWorkerHeadBytes = 128 << 10
 // enter has Workers answer at their address. It comes after the API, whose address
 // is the one that is announced.
 func (w *workers) enter() {
-	if w != nil && w.listener != nil {
+	if w == nil {
+		return
+	}
+	if w.mute != nil {
+		w.service.logger.Warn("Workers do not answer; everything else does", "reason", w.mute)
+	}
+	if w.idle != nil {
+		w.service.logger.Warn("Workers do not run; everything else does", "reason", w.idle,
+			"remedy", "install the npm package workerd, and name its binary with --workers-runtime, or put it into PATH")
+	}
+	if w.listener != nil {
 		server := w.service.httpServer(w.host)
 		server.ReadTimeout, server.MaxHeaderBytes = 0, maxWorkerHeadBytes // the runtime has patience as long as a body flows
 		w.service.enter(w.listener, httpServer{server, nil})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -257,5 +258,18 @@ func TestNoRuntime(t *testing.T) {
 	ns := w.namespace("works")
 	if status, e := w.call(http.MethodPut, "/storage/kv/namespaces/"+ns+"/values/k", "text/plain", []byte("v")); !e.Success {
 		t.Errorf("put: %d %+v", status, e)
+	}
+}
+
+// A server whose own address is taken says that, and nothing of what would be if it were
+// not.
+func TestAddressTaken(t *testing.T) {
+	w := start(t)
+	address := strings.TrimPrefix(w.URL, "http://")
+	cmd := exec.CommandContext(t.Context(), binary, "serve", "--data", t.TempDir(), "--listen", address)
+	cmd.Env = process.Environ()
+	said, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(said), "the address is in use") || strings.Contains(string(said), "everything else does") {
+		t.Errorf("%v: %s", err, said)
 	}
 }
